@@ -1,0 +1,25 @@
+"""The library's own errors: one family, so that one ``except`` catches them all.
+
+Each also is the built-in error a Python programmer would expect in its place.
+A message says what was needed, what came, and the likely fix.
+"""
+
+
+class MinicnnError(Exception):
+    """Any error raised by minicnn on purpose."""
+
+
+class InputError(MinicnnError, ValueError):
+    """An argument, shape, dtype, label or setting that cannot be right."""
+
+
+class FileError(MinicnnError, OSError):
+    """A file or folder that is missing, broken, not what it claims, or cannot be written."""
+
+
+class GradientError(MinicnnError, AssertionError):
+    """An analytic gradient that disagrees with the numerical one."""
+
+
+class BackendError(MinicnnError, RuntimeError):
+    """The array backend that was asked for cannot work on this machine."""
