@@ -1,3 +1,31 @@
-"""Convolutional networks from scratch on NumPy, or on CuPy for the GPU."""
+"""Convolutional networks from scratch on NumPy, or on CuPy for the GPU.
+
+Layers are nouns in CamelCase, functions are verbs in snake_case. Start reading
+in `minicnn/layers/activations.py`, then `im2col.py` and `layers/conv.py`.
+"""
+
+from minicnn import backend, datasets, im2col, initializers, layers, losses, networks, optimizers, schedules
+from minicnn.backend import to_device, to_numpy, use
+from minicnn.errors import BackendError, FileError, GradientError, InputError, MinicnnError
+from minicnn.layers import (
+    AvgPool2D,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    Layer,
+    MaxPool2D,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from minicnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from minicnn.model import Sequential, load
+from minicnn.optimizers import SGD, Adam
+from minicnn.parameter import Parameter
+from minicnn.schedules import Constant, CosineDecay, ExponentialDecay, StepDecay, WarmUp
+from minicnn.training import Callback, History
 
 __version__ = "0.1.0"

@@ -1,0 +1,106 @@
+"""NumPy or CuPy: the only file that knows CuPy exists.
+
+Both libraries offer the same functions on their own arrays. A layer asks
+`array_module(x)` which of the two made its input and calls that one, so the
+same lines run on the CPU and on the GPU. `use` chooses where new arrays
+(weights, batches) are made.
+"""
+
+import os
+
+import numpy as np
+
+from minicnn.errors import BackendError
+
+_namespaces = {np.ndarray: np}  # the type of an array -> the module that works on it
+_active = np
+
+
+def use(name):
+    """Choose where models live from now on: `"numpy"` (the CPU), `"cupy"` (the GPU) or `"auto"`.
+
+    Also the environment variable `MINICNN_BACKEND`, read when minicnn is imported.
+    Arrays made before stay where they are.
+
+    Args:
+        name: "numpy", "cupy", "auto" (the GPU if it works), or a module with NumPy's names.
+
+    Returns:
+        the name of the backend taken.
+
+    Raises:
+        BackendError: the backend cannot work here; the message says what is missing.
+
+    >>> use("numpy")
+    'numpy'
+    """
+    global _active
+    if name == "auto":
+        try:
+            return use("cupy")
+        except BackendError:
+            return use("numpy")
+    if name == "numpy":
+        _active = np
+    elif name == "cupy":
+        _active = _working_cupy()
+    elif hasattr(name, "ndarray") and hasattr(name, "asarray"):
+        _active = name
+    else:
+        raise BackendError(f"unknown backend {name!r}: use 'numpy', 'cupy' or 'auto'")
+    _namespaces[_active.ndarray] = _active
+    return _active.__name__
+
+
+def active():
+    """The module in which new arrays are made."""
+    return _active
+
+
+def array_module(x):
+    """The module (NumPy or CuPy) that made the array `x`.
+
+    Raises:
+        TypeError: `x` is not an array of either.
+    """
+    try:
+        return _namespaces[type(x)]
+    except KeyError:
+        for kind, module in _namespaces.items():
+            if isinstance(x, kind):
+                return module
+        raise TypeError(f"expected an array, got {type(x).__name__}: {x!r:.60}") from None
+
+
+def to_device(x, dtype=None):
+    """`x` as an array of the active backend, copied only if it has to be."""
+    return _active.asarray(x, dtype=dtype)
+
+
+def to_numpy(x):
+    """`x` as a NumPy array on the host; an array that already is one comes back as it is."""
+    return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+def _working_cupy():
+    """CuPy, once it has shown that it can compute; a BackendError with the cure otherwise."""
+    extras = "pip install 'minicnn-numpy[cuda12]' (or [cuda13], [rocm])"
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(f"CuPy cannot be imported ({error}): {extras}") from error
+    try:
+        if cupy.cuda.runtime.getDeviceCount() == 0:
+            raise BackendError("CuPy finds no GPU on this machine")
+        trial = cupy.ones((2, 2), dtype=np.float32)
+        if float((trial @ trial).sum() + cupy.tanh(trial).sum()) <= 8:
+            raise BackendError("the GPU computes wrong values")
+    except BackendError:
+        raise
+    except Exception as error:  # CuPy's own errors cannot be named without CuPy
+        raise BackendError(f"the GPU cannot be used: {error}; CUDA's libraries come with {extras}") from error
+    return cupy
+
+
+if os.environ.get("MINICNN_BACKEND"):
+    use(os.environ["MINICNN_BACKEND"])

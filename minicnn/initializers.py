@@ -1,0 +1,75 @@
+"""Where learning starts: random weights of the right size.
+
+A unit adds `fan_in` products. If every weight had the same spread whatever
+the fan, the sums would grow from layer to layer or fade away, and with them
+the gradients on the way back. Each function here draws weights whose
+variance undoes that: `glorot` for symmetric activations such as tanh, `he`
+for ReLU, which loses half of what it is given.
+
+Every function has the signature `(shape, rng, dtype)` and draws with NumPy,
+so that the CPU and the GPU start from the same weights.
+
+Sources: Glorot & Bengio, "Understanding the difficulty of training deep
+feedforward neural networks", 2010; He et al., "Delving deep into rectifiers",
+2015.
+"""
+
+import math
+
+import numpy as np
+
+from minicnn.errors import InputError
+
+
+def fans(shape):
+    """How many inputs a unit reads and how many units an input feeds: `(fan_in, fan_out)`.
+
+    For a dense weight `(units, features)` these are the features and the units; for a kernel
+    `(F, C, KH, KW)` both count the `KH * KW` taps.
+
+    >>> fans((120, 400)), fans((16, 6, 5, 5))
+    ((400, 120), (150, 400))
+    """
+    if len(shape) < 2:
+        raise InputError(f"a weight needs two axes or more to have fans, got shape {shape}")
+    taps = math.prod(shape[2:])
+    return shape[1] * taps, shape[0] * taps
+
+
+def _uniform(shape, rng, dtype, variance):
+    limit = math.sqrt(3 * variance)  # a uniform variable on [-limit, limit] has the variance limit**2 / 3
+    value = rng.random(shape, dtype=np.dtype(dtype))
+    value *= 2 * limit
+    value -= limit
+    return value
+
+
+def _normal(shape, rng, dtype, variance):
+    value = rng.standard_normal(shape, dtype=np.dtype(dtype))
+    value *= math.sqrt(variance)
+    return value
+
+
+def glorot_uniform(shape, rng, dtype="float32"):
+    """Uniform with variance `2 / (fan_in + fan_out)`; Keras's default, and ours."""
+    return _uniform(shape, rng, dtype, 2 / sum(fans(shape)))
+
+
+def glorot_normal(shape, rng, dtype="float32"):
+    """Normal with variance `2 / (fan_in + fan_out)`."""
+    return _normal(shape, rng, dtype, 2 / sum(fans(shape)))
+
+
+def he_uniform(shape, rng, dtype="float32"):
+    """Uniform with variance `2 / fan_in`."""
+    return _uniform(shape, rng, dtype, 2 / fans(shape)[0])
+
+
+def he_normal(shape, rng, dtype="float32"):
+    """Normal with variance `2 / fan_in`."""
+    return _normal(shape, rng, dtype, 2 / fans(shape)[0])
+
+
+def zeros(shape, rng, dtype="float32"):
+    """All zero: the usual start of a bias."""
+    return np.zeros(shape, dtype=dtype)

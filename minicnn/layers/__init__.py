@@ -1,0 +1,28 @@
+"""The layers, one file a family."""
+
+from minicnn.layers.activations import ReLU, Sigmoid, Softmax, Tanh
+from minicnn.layers.base import Layer
+from minicnn.layers.conv import Conv2D, convolution_by_loops
+from minicnn.layers.dense import Dense, Flatten
+from minicnn.layers.pooling import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from minicnn.layers.regularisation import Dropout
+
+#: Every layer of the library by name: the closed table that saved models are built from.
+LAYERS = {
+    layer.__name__: layer
+    for layer in (
+        Conv2D,
+        MaxPool2D,
+        AvgPool2D,
+        GlobalAvgPool2D,
+        Flatten,
+        Dense,
+        ReLU,
+        Tanh,
+        Sigmoid,
+        Softmax,
+        Dropout,
+    )
+}
+
+__all__ = ["LAYERS", "Layer", "convolution_by_loops", *LAYERS]

@@ -1,0 +1,97 @@
+"""Activations: the bends between the layers, without which a network would be one matrix.
+
+Each acts on every number by itself (Softmax on every row) and has no parameters.
+"""
+
+from minicnn.backend import array_module
+from minicnn.layers.base import Layer
+
+
+class ReLU(Layer):
+    """What is positive stays, the rest is zero: `y = max(x, 0)`, of any shape.
+
+    At x = 0 there is no derivative; the layer says 0, as everybody does.
+
+    >>> import numpy as np
+    >>> ReLU()(np.array([[-1.0, 2.0]]))
+    array([[0., 2.]])
+
+    Source: Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines", 2010.
+    """
+
+    def forward(self, x, training=False):
+        self.check_input(x)
+        y = array_module(x).maximum(x, 0)
+
+        def backward(dy):
+            return dy * (y > 0)
+
+        return y, backward
+
+
+class Tanh(Layer):
+    """The hyperbolic tangent, from -1 to 1: `y = tanh(x)`, of any shape; `dx = dy * (1 - y**2)`.
+
+    >>> import numpy as np
+    >>> Tanh()(np.array([[0.0, 100.0]]))
+    array([[0., 1.]])
+
+    Source: LeCun et al., "Efficient BackProp", 1998.
+    """
+
+    def forward(self, x, training=False):
+        self.check_input(x)
+        y = array_module(x).tanh(x)
+
+        def backward(dy):
+            return dy * (1 - y * y)
+
+        return y, backward
+
+
+class Sigmoid(Layer):
+    """The logistic curve, from 0 to 1: `y = 1 / (1 + exp(-x))`, of any shape; `dx = dy * y * (1 - y)`.
+
+    Computed as `(1 + tanh(x / 2)) / 2`, which is the same and overflows nowhere.
+
+    >>> import numpy as np
+    >>> Sigmoid()(np.array([[0.0, -1000.0, 1000.0]]))
+    array([[0.5, 0. , 1. ]])
+    """
+
+    def forward(self, x, training=False):
+        self.check_input(x)
+        y = (array_module(x).tanh(x * 0.5) + 1) * 0.5
+
+        def backward(dy):
+            return dy * y * (1 - y)
+
+        return y, backward
+
+
+class Softmax(Layer):
+    """Scores to probabilities along axis 1: `y[i] = exp(x[i]) / sum over j of exp(x[j])`.
+
+    The largest score is subtracted first, which changes nothing in the result and keeps exp in range.
+    Back: `dx = y * (dy - sum over j of dy[j] * y[j])`.
+
+    As the last layer of a `Sequential` it is left to `predict`: training goes through the scores (logits) and
+    `SoftmaxCrossEntropy`, where softmax and logarithm together lose no digits.
+
+    >>> import numpy as np
+    >>> Softmax()(np.array([[0.0, 0.0], [1000.0, 0.0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+
+    Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
+    """
+
+    def forward(self, x, training=False):
+        self.check_input(x)
+        y = array_module(x).exp(x - x.max(axis=1, keepdims=True))
+        y /= y.sum(axis=1, keepdims=True)
+
+        def backward(dy):
+            return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+
+        return y, backward

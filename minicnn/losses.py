@@ -1,0 +1,135 @@
+"""Losses: one number for how wrong a batch is, and its gradient.
+
+A loss is called like a function and returns both: `loss, dlogits = loss_function(logits, labels)`.
+Labels are checked before anything is computed: a wrong label costs a sentence, not a training run.
+"""
+
+import numpy as np
+
+from minicnn.backend import array_module, to_numpy
+from minicnn.errors import InputError
+
+
+class SoftmaxCrossEntropy:
+    """Softmax and cross-entropy together, on logits: how surprised the network is by the labels.
+
+        loss = mean over n of  sum over k of -target[n, k] * log(softmax(logits)[n, k])
+        dlogits = (softmax(logits) - target) / N
+
+    The two are one function because together they are simple and exact: the logarithm undoes the exponential,
+    so logits of +-10000 lose nothing.
+
+    Args of the call:
+        logits: (N, K), floating point, K classes.
+        labels: class indices (N,) of an integer dtype, from 0 to K - 1; or one-hot or soft rows (N, K), not
+            negative, each adding up to 1.
+
+    Returns of the call:
+        loss: the mean over the batch, a scalar of the logits' dtype, in nats.
+        dlogits: its gradient, (N, K).
+
+    Raises:
+        InputError: labels of the wrong length, dtype or range.
+
+    >>> import numpy as np
+    >>> loss, dlogits = SoftmaxCrossEntropy()(np.array([[0.0, 0.0]]), np.array([1]))
+    >>> round(float(loss), 4), dlogits
+    (0.6931, array([[ 0.5, -0.5]]))
+
+    Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
+    """
+
+    #: Whether accuracy (the largest output is the label's class) means something for this loss.
+    is_classification = True
+
+    def __call__(self, logits, labels):
+        self.check(labels, logits.shape)
+        return self.compute(logits, labels)
+
+    def compute(self, logits, labels):
+        """The call without its checks, for labels that `check` has already seen."""
+        xp = array_module(logits)
+        labels = xp.asarray(labels)
+        shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), the largest is 0
+        exponentials = xp.exp(shifted)
+        total = exponentials.sum(axis=1, keepdims=True)  # (N, 1), between 1 and K
+        target = self._rows(xp, labels, logits)
+        # -log(softmax) = log(total) - shifted; where the target is 0 its logit does not count, even at -inf.
+        surprise = target * (xp.log(total) - xp.where(target > 0, shifted, 0))
+        loss = surprise.sum() / len(logits)
+        dlogits = (exponentials / total - target) / len(logits)
+        return loss, dlogits
+
+    def check(self, labels, shape):
+        """Refuse labels that do not belong to logits of this shape (N, K)."""
+        if len(shape) != 2:
+            raise InputError(f"SoftmaxCrossEntropy needs logits (N, K), got shape {tuple(shape)}")
+        N, K = shape
+        labels = to_numpy(labels)
+        if labels.ndim == 2:
+            if labels.shape != (N, K):
+                raise InputError(f"logits {(N, K)} need one-hot labels {(N, K)}, got {labels.shape}")
+            if labels.dtype.kind not in "fiub":
+                raise InputError(f"one-hot labels need numbers, got {labels.dtype}")
+            sums = labels.sum(axis=1, dtype=np.float64)
+            if not ((labels >= 0).all() and np.allclose(sums, 1, atol=1e-3)):
+                raise InputError("each row of one-hot or soft labels must be at least 0 and add up to 1")
+            return
+        if labels.ndim != 1 or len(labels) != N:
+            raise InputError(
+                f"logits {(N, K)} need {N} class indices ({N},) or rows {(N, K)}, got labels {labels.shape}"
+            )
+        if labels.dtype.kind not in "iu":
+            raise InputError(f"class indices must be integers, got {labels.dtype}")
+        if N and not (0 <= labels.min() and labels.max() < K):
+            wrong = int(labels.min()) if labels.min() < 0 else int(labels.max())
+            raise InputError(f"label {wrong} is out of range: with {K} outputs labels run from 0 to {K - 1}")
+
+    @staticmethod
+    def _rows(xp, labels, logits):
+        """The labels as rows (N, K) of the logits' dtype."""
+        if labels.ndim == 2:
+            return labels.astype(logits.dtype)
+        return (labels[:, None] == xp.arange(logits.shape[1])).astype(logits.dtype)
+
+
+class MeanSquaredError:
+    """The mean of the squared differences, over the batch and all outputs.
+
+        loss = mean((outputs - targets) ** 2),    doutputs = 2 * (outputs - targets) / outputs.size
+
+    Args of the call:
+        outputs: any shape, floating point.
+        targets: the same shape.
+
+    Returns of the call:
+        loss: a scalar of the outputs' dtype.
+        doutputs: its gradient, of the outputs' shape.
+
+    Raises:
+        InputError: shapes that differ, or targets that are no real numbers.
+
+    >>> import numpy as np
+    >>> loss, doutputs = MeanSquaredError()(np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]]))
+    >>> float(loss), doutputs
+    (2.0, array([[0., 2.]]))
+    """
+
+    is_classification = False
+
+    def __call__(self, outputs, targets):
+        self.check(targets, outputs.shape)
+        return self.compute(outputs, targets)
+
+    def compute(self, outputs, targets):
+        """The call without its checks, for targets that `check` has already seen."""
+        xp = array_module(outputs)
+        difference = outputs - xp.asarray(targets, dtype=outputs.dtype)
+        return (difference * difference).mean(), difference * (2 / difference.size)
+
+    def check(self, targets, shape):
+        """Refuse targets that do not belong to outputs of this shape."""
+        if tuple(targets.shape) != tuple(shape):
+            raise InputError(f"outputs {tuple(shape)} need targets of the same shape, got {targets.shape}")
+        if targets.dtype.kind not in "fiu":
+            raise InputError(f"targets must be numbers, got {targets.dtype}")

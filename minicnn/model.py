@@ -1,0 +1,403 @@
+"""Sequential: layers in a row, forward and back, saved and loaded.
+
+Forward, each layer's output is the next one's input. Back, each layer's way
+back takes the gradient from the next one's. That is the chain rule, and all
+of backpropagation.
+"""
+
+import math
+
+import numpy as np
+
+from minicnn import training
+from minicnn.backend import active, to_device, to_numpy
+from minicnn.errors import FileError, InputError
+from minicnn.layers import LAYERS, Layer, Softmax
+from minicnn.layers.base import whole_number
+from minicnn.losses import SoftmaxCrossEntropy
+from minicnn.parameter import Parameter
+from minicnn.storage import ArrayFile, write_arrays
+
+
+class Sequential:
+    """A network of layers in a row.
+
+    Args:
+        layers: a list of layers.
+        input_shape: the shape of one input, without the batch axis: (C, H, W) or (D,). Where it is None, the
+            first batch tells.
+        seed: of the first weights, the shuffling and the dropout masks.
+        dtype: of the weights and of all computation, "float32" or "float64".
+
+    Attributes:
+        layers, input_shape, seed, dtype: as given.
+        names: one name a layer, such as "conv2d_1".
+
+    Raises:
+        InputError: something that is no layer, one layer used twice, or layers that do not fit each other.
+
+    >>> import numpy as np
+    >>> from minicnn.layers import Dense, ReLU
+    >>> from minicnn.losses import SoftmaxCrossEntropy
+    >>> from minicnn.optimizers import SGD
+    >>> model = Sequential([Dense(16), ReLU(), Dense(3)], input_shape=(4,))
+    >>> x, labels = np.ones((2, 4), "float32"), np.array([0, 2])
+    >>> logits, backward = model.forward(x, training=True)          # a training step is four lines
+    >>> loss, dlogits = SoftmaxCrossEntropy()(logits, labels)
+    >>> dx = backward(dlogits)
+    >>> SGD().step(model.parameters())
+    """
+
+    def __init__(self, layers, input_shape=None, seed=0, dtype="float32"):
+        self.layers = list(layers)
+        self.seed = whole_number(seed, "seed", "Sequential", least=0)
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise InputError(f"Sequential computes in float32 or float64, not in {self.dtype}")
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise InputError(f"Sequential needs layers, got {layer!r}: did you forget the brackets ()?")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise InputError("a layer stands twice in this Sequential: make a second one of its kind")
+        self.names = _names(self.layers)
+        self.input_shape = None
+        self.stop_training = False
+        if input_shape is not None:
+            self.build(input_shape)
+
+    def build(self, input_shape):
+        """Make all parameters for inputs of this shape (without the batch axis); returns the output's shape."""
+        rng = np.random.default_rng(self.seed)
+        shape = self.input_shape = tuple(whole_number(n, "input_shape", "Sequential") for n in input_shape)
+        for layer in self.layers:
+            shape = tuple(layer.build(shape, rng, self.dtype))
+        return shape
+
+    @property
+    def output_shape(self):
+        """The shape of one output, without the batch axis."""
+        return self._shapes()[-1]
+
+    def parameters(self):
+        """All learned arrays: `{"conv2d_1.weight": Parameter, ...}`."""
+        return {
+            f"{name}.{key}": parameter
+            for name, layer in zip(self.names, self.layers, strict=True)
+            for key, parameter in layer.parameters().items()
+        }
+
+    def count_parameters(self):
+        """How many numbers are learned."""
+        self._check_built()
+        return sum(parameter.value.size for parameter in self.parameters().values())
+
+    def forward(self, x, training=False):
+        """The output for a batch, and the way back.
+
+        A Softmax at the end is left out here: the output is the logits, which `SoftmaxCrossEntropy` wants.
+
+        Args:
+            x: (N, *input_shape), floating point, or uint8 images, which are scaled to [0, 1].
+            training: whether Dropout drops.
+
+        Returns:
+            y: the output (N, ...).
+            backward: a function of `dy` that adds every parameter's gradient and returns `dx`. It can be
+                called once, because it gives each layer's memory back as it goes. With
+                `input_gradient=False` it saves the work for `dx` and returns None.
+
+        Raises:
+            InputError: a batch that is not what the network was built for.
+        """
+        x = self.prepare(x)
+        layers = self.layers[:-1] if self._ends_in_softmax() else self.layers
+        ways_back = []
+        for layer in layers:
+            x, way_back = layer.forward(x, training)
+            ways_back.append(way_back)
+
+        def backward(dy, input_gradient=True):
+            if layers and not ways_back:
+                raise InputError("this way back has been taken: run forward again")
+            lowest = 0 if input_gradient else self._first_learned()
+            while len(ways_back) > lowest + 1:
+                dy = ways_back.pop()(dy)
+            if ways_back and not input_gradient and layers[lowest].can_skip_input_gradient:
+                dy = ways_back[lowest](dy, input_gradient=False)
+            elif ways_back:
+                dy = ways_back[lowest](dy)
+            ways_back.clear()
+            return dy if input_gradient else None
+
+        return x, backward
+
+    def __call__(self, x):
+        """The output alone, through all layers, a closing Softmax included."""
+        y, _ = self.forward(x)
+        return self.layers[-1](y) if self._ends_in_softmax() else y
+
+    def prepare(self, x):
+        """A batch as the layers want it: of the model's dtype, on its device, the batch innermost in memory.
+
+        uint8 images are scaled from 0..255 to 0..1. Other floating dtypes are converted to the model's.
+
+        Raises:
+            InputError: another shape than (N, *input_shape), or a dtype that is neither floating nor uint8.
+        """
+        self._check_shape_and_dtype(x)
+        if self.input_shape is None:
+            self.build(x.shape[1:])
+        xp = active()
+        batch_last = xp.moveaxis(to_device(x), 0, -1)
+        ready = xp.empty(batch_last.shape, dtype=self.dtype)
+        if x.dtype == np.uint8:
+            xp.divide(batch_last, self.dtype.type(255), out=ready)
+        else:
+            ready[...] = batch_last
+        return xp.moveaxis(ready, -1, 0)
+
+    def fit(
+        self,
+        x,
+        y,
+        epochs=10,
+        batch_size=32,
+        optimizer=None,
+        loss=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        callbacks=(),
+        verbose=True,
+    ):
+        """Train; see `minicnn.training.fit`.
+
+        Args:
+            x: (N, *input_shape), floating point or uint8.
+            y: labels, as the loss wants them.
+            epochs: how often every image is seen.
+            batch_size: images a step; the last step of an epoch takes what is left.
+            optimizer: Adam() where none is given.
+            loss: SoftmaxCrossEntropy() where none is given.
+            validation_split: the share of images held out, shuffled and stratified by class.
+            validation_data: (x, y) to validate on instead.
+            shuffle: a new order every epoch, drawn from the model's seed.
+            callbacks: objects as `minicnn.training.Callback`.
+            verbose: a progress bar, or a line an epoch where the output is no terminal.
+
+        Returns:
+            a `History`: `{"loss": [...], "accuracy": [...], "val_loss": [...], ...}`, one number an epoch.
+
+        Raises:
+            InputError: data or settings that cannot be right, found before the first step.
+        """
+        return training.fit(
+            self,
+            x,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            loss=loss,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+    def evaluate(self, x, y, loss=None, batch_size=512):
+        """The mean loss and the accuracy on a set: `(loss, accuracy)`; accuracy is None for a regression loss."""
+        return training.evaluate(self, x, y, loss or SoftmaxCrossEntropy(), batch_size)
+
+    def predict(self, x, batch_size=512):
+        """The network's outputs for a set, batch by batch: probabilities where it ends in Softmax.
+
+        Args:
+            x: (N, *input_shape), floating point or uint8.
+            batch_size: images at a time; bounds the memory.
+
+        Returns:
+            a NumPy array (N, ...).
+        """
+        training.check_images(self, x)
+        batches = [to_numpy(self(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        return np.concatenate(batches)
+
+    def summary(self, batch_size=32, print_fn=print):
+        """Print the layers, their output shapes and parameters, their multiply-adds and im2col's memory.
+
+        Args:
+            batch_size: of the step whose memory is shown.
+            print_fn: called with each line.
+        """
+        self._check_built()
+        shapes = self._shapes()
+        rows = []
+        for name, layer, input_shape, output_shape in zip(
+            self.names, self.layers, shapes[:-1], shapes[1:], strict=True
+        ):
+            count = sum(parameter.value.size for parameter in layer.parameters().values())
+            columns = layer.column_bytes(input_shape, self.dtype.itemsize) * batch_size
+            rows.append(
+                (
+                    f"{name} ({type(layer).__name__})",
+                    output_shape,
+                    count,
+                    layer.multiply_adds(input_shape),
+                    columns,
+                )
+            )
+        width = max([22, *(len(row[0]) for row in rows)])
+        rule = "─" * (width + 62)
+        print_fn(f"{'Layer':{width}}  {'Output shape':>16}  {'Parameters':>12}  {'Multiply-adds':>14}  {'Columns':>10}")
+        print_fn(rule)
+        for name, shape, count, work, columns in rows:
+            print_fn(
+                f"{name:{width}}  {'(' + ', '.join(map(str, shape)) + ')':>16}  {count:>12,}  {work:>14,}  "
+                f"{_bytes(columns):>10}"
+            )
+        print_fn(rule)
+        total = self.count_parameters()
+        print_fn(f"Input: {self.input_shape}, {self.dtype}")
+        print_fn(f"Parameters: {total:,} ({_bytes(total * self.dtype.itemsize)})")
+        print_fn(f"Multiply-adds an image, forward: {sum(row[3] for row in rows):,}")
+        print_fn(f"Largest im2col matrix at batch {batch_size}: {_bytes(max([0, *(row[4] for row in rows)]))}")
+
+    def save(self, path):
+        """Write the network and its weights to one `.npz` file, whole or not at all, without pickle.
+
+        Raises:
+            FileError: the file cannot be written.
+            InputError: the model is not built.
+        """
+        self._check_built()
+        arrays = {name: to_numpy(parameter.value) for name, parameter in self.parameters().items()}
+        write_arrays(path, "model", self.description(), arrays)
+
+    def description(self):
+        """The network without its weights, as plain values."""
+        return {
+            "input_shape": self.input_shape,
+            "seed": self.seed,
+            "dtype": str(self.dtype),
+            "layers": [{"layer": type(layer).__name__, **layer.config()} for layer in self.layers],
+        }
+
+    def _shapes(self):
+        """The input's shape and every layer's output shape."""
+        self._check_built()
+        shapes = [self.input_shape]
+        for layer in self.layers:
+            shapes.append(tuple(layer.output_shape(shapes[-1])))
+        return shapes
+
+    def _ends_in_softmax(self):
+        return bool(self.layers) and isinstance(self.layers[-1], Softmax)
+
+    def _first_learned(self):
+        """The place of the first layer with parameters: nobody needs gradients from before it."""
+        learned = (i for i, layer in enumerate(self.layers) if layer.parameters())
+        return next(learned, 0)
+
+    def _check_built(self):
+        if self.input_shape is None:
+            raise InputError("this model has no shape yet: give it input_shape=..., or call model.build(shape)")
+
+    def _check_shape_and_dtype(self, x):
+        if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+            raise InputError(f"the model needs an array, got {type(x).__name__}: convert with np.asarray(x)")
+        if x.dtype.kind != "f" and x.dtype != np.uint8:
+            raise InputError(
+                f"the model needs floating point numbers or uint8 images, got {x.dtype}: "
+                f"convert with x.astype('{self.dtype}')"
+            )
+        if self.input_shape is None:
+            if x.ndim < 2:
+                raise InputError(f"the model needs a batch (N, ...), got shape {x.shape}")
+            return
+        if tuple(x.shape[1:]) != self.input_shape:
+            fix = ""
+            if tuple(x.shape) == self.input_shape:
+                fix = ": add the batch axis with x[None]"
+            elif tuple(x.shape[1:]) == self.input_shape[1:] and self.input_shape[0] == 1:
+                fix = ": add the channel axis with x[:, None]"
+            elif tuple(x.shape[1:]) == (*self.input_shape[1:], self.input_shape[0]):
+                fix = ": move the channels forward with x.transpose(0, 3, 1, 2)"
+            wanted = ", ".join(map(str, ("N", *self.input_shape)))
+            raise InputError(f"the model needs a batch ({wanted}), got shape {tuple(x.shape)}{fix}")
+
+
+def load(path, custom_layers=()):
+    """Read a model that `Sequential.save` wrote.
+
+    Args:
+        path: the `.npz` file.
+        custom_layers: the classes of layers of your own that the model uses; the library's are known.
+
+    Returns:
+        a `Sequential` on the active backend.
+
+    Raises:
+        FileError: the file is missing, cut, altered, of a newer version, not a model, or its arrays do not fit
+            its description. Nothing of it is run, and no array is read before its shape is checked.
+    """
+    known = LAYERS | {layer.__name__: layer for layer in custom_layers}
+    with ArrayFile(path, "model") as file:
+        try:
+            model, expected = _described(file.description, known)
+        except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise FileError(f"{path} cannot be used: its description does not make a network ({error})") from error
+        file.check({name: (shape, model.dtype) for name, (_, _, shape) in expected.items()})
+        for name, (layer, key, _) in expected.items():
+            setattr(layer, key, Parameter(to_device(file.read(name))))
+    return model
+
+
+def _described(description, known):
+    """A model without weights from its description, and `{name: (layer, key, shape)}` of the weights."""
+    layers = []
+    for entry in description["layers"]:
+        entry = dict(entry)
+        kind = entry.pop("layer")
+        if kind not in known:
+            raise InputError(f"unknown layer {kind!r}: give its class in load(path, custom_layers=[...])")
+        layers.append(known[kind](**{name: _tuples(value) for name, value in entry.items()}))
+    model = Sequential(layers, seed=description["seed"], dtype=description["dtype"])
+    shape = tuple(whole_number(n, "input_shape", "Sequential") for n in description["input_shape"])
+    model.input_shape = shape
+    expected = {}
+    rng = np.random.default_rng(model.seed)
+    for name, layer in zip(model.names, layers, strict=True):
+        shapes = layer.parameter_shapes(shape)
+        if not shapes:  # no weights to draw; a layer may still prepare itself, and one of the user's own may build
+            layer.build(shape, rng, model.dtype)
+            shapes = {key: parameter.value.shape for key, parameter in layer.parameters().items()}
+        for key, parameter_shape in shapes.items():
+            expected[f"{name}.{key}"] = (layer, key, parameter_shape)
+        shape = tuple(layer.output_shape(shape))
+    return model, expected
+
+
+def _tuples(value):
+    """JSON knows lists only; the layers' arguments are tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _names(layers):
+    """A name for each layer: its kind and how many of the kind came before."""
+    counts = {}
+    names = []
+    for layer in layers:
+        kind = type(layer).__name__.lower()
+        counts[kind] = counts.get(kind, 0) + 1
+        names.append(f"{kind}_{counts[kind]}")
+    return names
+
+
+def _bytes(count):
+    """A size in memory for people."""
+    if count == 0:
+        return "-"
+    power = min(3, int(math.log(count, 1024)))
+    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

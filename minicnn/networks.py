@@ -1,0 +1,102 @@
+"""The lab's networks as functions. Each is written out in full, because that is what a reader looks for.
+
+Every network ends in Softmax: `fit` trains on the logits before it, `predict` gives the probabilities after it.
+"""
+
+from minicnn.layers import AvgPool2D, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Softmax, Tanh
+from minicnn.model import Sequential
+
+
+def two_conv(input_shape=(1, 28, 28), classes=10, seed=0):
+    """Task 1: two convolutions and a wide dense layer; 125,499,810 parameters on letters.
+
+    >>> two_conv.__name__
+    'two_conv'
+    """
+    layers = [
+        Conv2D(16, 3, padding="same"),
+        ReLU(),
+        Conv2D(32, 3, padding="same"),
+        ReLU(),
+        Flatten(),
+        Dense(5000),
+        ReLU(),
+        Dense(classes),
+        Softmax(),
+    ]
+    return Sequential(layers, input_shape, seed=seed)
+
+
+def conv_pool(input_shape=(1, 28, 28), classes=10, seed=0):
+    """Task 2: one convolution, max pooling and a wide dense layer; 15,735,170 parameters on letters.
+
+    >>> conv_pool().count_parameters()
+    15735170
+    """
+    layers = [
+        Conv2D(16, 3, padding="same"),
+        ReLU(),
+        MaxPool2D(2),
+        Flatten(),
+        Dense(5000),
+        ReLU(),
+        Dense(classes),
+        Softmax(),
+    ]
+    return Sequential(layers, input_shape, seed=seed)
+
+
+def lenet5(input_shape=(1, 28, 28), classes=10, seed=0):
+    """Task 3: LeNet-5, with tanh and average pooling; 61,706 parameters on letters.
+
+    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998. As in most later uses,
+    the second convolution reads all six channels, pooling has no parameters, and the output is a softmax.
+
+    >>> lenet5().count_parameters()
+    61706
+    """
+    layers = [
+        Conv2D(6, 5, padding="same"),
+        Tanh(),
+        AvgPool2D(2),
+        Conv2D(16, 5),
+        Tanh(),
+        AvgPool2D(2),
+        Flatten(),
+        Dense(120),
+        Tanh(),
+        Dense(84),
+        Tanh(),
+        Dense(classes),
+        Softmax(),
+    ]
+    return Sequential(layers, input_shape, seed=seed)
+
+
+def logistic_regression(input_shape=(1, 28, 28), classes=10, seed=0):
+    """No hidden layer: a weighted sum of the pixels for each class; 7,850 parameters on letters.
+
+    >>> logistic_regression().count_parameters()
+    7850
+    """
+    return Sequential([Flatten(), Dense(classes), Softmax()], input_shape, seed=seed)
+
+
+def dense(input_shape=(1, 28, 28), classes=10, units=1000, seed=0):
+    """One hidden layer that sees no neighbourhoods; 795,010 parameters on letters.
+
+    >>> dense().count_parameters()
+    795010
+    """
+    layers = [Flatten(), Dense(units), ReLU(), Dense(classes), Softmax()]
+    return Sequential(layers, input_shape, seed=seed)
+
+
+def dense_dropout(input_shape=(1, 28, 28), classes=10, units=1000, rate=0.5, seed=0):
+    """The same with half of the hidden units dropped in training; add weight decay in the optimizer.
+
+    >>> dense_dropout().count_parameters()
+    795010
+    """
+    layers = [Flatten(), Dense(units), ReLU(), Dropout(rate), Dense(classes), Softmax()]
+    return Sequential(layers, input_shape, seed=seed)

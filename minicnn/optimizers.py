@@ -1,0 +1,193 @@
+"""Optimizers: from gradients to better weights.
+
+Every rule here treats each number by itself. So a parameter whose gradient is
+a product of thin factors is updated one block of rows at a time: the block of
+the gradient is multiplied out, applied while it is in the processor's cache,
+and its memory used again for the next.
+"""
+
+import math
+import numbers
+
+from minicnn.backend import array_module
+from minicnn.errors import InputError
+from minicnn.schedules import Constant
+
+
+class Optimizer:
+    """What all optimizers share: the step count, the learning rate, and state kept by parameter name.
+
+    A rule of your own needs `slots` and `update`.
+
+    Attributes:
+        steps: how many steps were taken.
+        state: `{parameter name: {slot: array}}`.
+        schedule: the learning rate as a function of the steps taken.
+    """
+
+    #: The arrays that the rule remembers for each parameter, all starting at zero.
+    slots = ()
+
+    def __init__(self, learning_rate, weight_decay=0.0):
+        self.learning_rate = learning_rate
+        self.weight_decay = _number(weight_decay, "weight_decay", self)
+        self.steps = 0
+        self.state = {}
+
+    @property
+    def learning_rate(self):
+        """The rate of the next step. Set it to a number or a schedule."""
+        return self.schedule(self.steps)
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        self.schedule = value if callable(value) else Constant(_number(value, "learning_rate", self))
+
+    def step(self, parameters):
+        """Change every parameter that has a gradient, and clear the gradients.
+
+        Args:
+            parameters: `{name: Parameter}`, as from `model.parameters()`; the state is kept by name.
+
+        Raises:
+            InputError: the state under a name belongs to a parameter of another shape.
+        """
+        rate = self.learning_rate
+        self.steps += 1
+        for name, parameter in parameters.items():
+            if not parameter.has_gradient:
+                continue
+            state = self._state(name, parameter.value)
+            for rows, gradient in parameter.gradient_blocks():
+                block_state = {slot: array[rows] for slot, array in state.items()}
+                self.update(parameter.value[rows], gradient, rate, **block_state)
+            parameter.clear_gradient()
+
+    def update(self, value, gradient, rate, **state):
+        """Change `value` and the state's arrays in place; `gradient` may be overwritten."""
+        raise NotImplementedError(f"{type(self).__name__} needs an update method")
+
+    def _state(self, name, value):
+        if name not in self.state:
+            xp = array_module(value)
+            self.state[name] = {slot: xp.zeros_like(value) for slot in self.slots}
+        for slot, array in self.state[name].items():
+            if array.shape != value.shape:
+                raise InputError(
+                    f"{type(self).__name__} keeps a {slot} of shape {array.shape} for {name!r}, which now "
+                    f"has shape {value.shape}: use a new optimizer for a new model"
+                )
+        return self.state[name]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if wanted.
+
+        g = gradient + weight_decay * w                   (L2: the gradient of weight_decay / 2 * sum of w**2)
+        v = momentum * v + g
+        w = w - learning_rate * v                         (Nesterov: w - learning_rate * (g + momentum * v))
+
+    Args:
+        learning_rate: a number, or a schedule.
+        momentum: how much of the last step's direction is kept, at least 0 and less than 1.
+        nesterov: look ahead along the momentum; needs momentum.
+        weight_decay: of the L2 kind, at least 0.
+
+    Raises:
+        InputError: a number out of its range.
+
+    >>> import numpy as np
+    >>> from minicnn.parameter import Parameter
+    >>> p = Parameter(np.array([1.0]))
+    >>> p.add_gradient(np.array([2.0]))
+    >>> SGD(learning_rate=0.1).step({"w": p})
+    >>> p.value, p.grad
+    (array([0.8]), None)
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
+    """
+
+    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.momentum = _number(momentum, "momentum", self, below=1)
+        self.nesterov = nesterov
+        if nesterov and not momentum:
+            raise InputError("SGD with nesterov=True needs a momentum above 0")
+        self.slots = ("velocity",) if momentum else ()
+
+    def update(self, value, gradient, rate, velocity=None):
+        if self.weight_decay:
+            gradient += self.weight_decay * value
+        if velocity is not None:
+            velocity *= self.momentum
+            velocity += gradient
+            if self.nesterov:
+                gradient += self.momentum * velocity
+            else:
+                gradient[...] = velocity
+        gradient *= rate
+        value -= gradient
+
+
+class Adam(Optimizer):
+    """Steps of about the learning rate in every direction, whatever the size of its gradients.
+
+        m = beta1 * m + (1 - beta1) * gradient
+        v = beta2 * v + (1 - beta2) * gradient**2
+        w = w - learning_rate * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + epsilon)
+
+    with t the number of the step, from 1. Weight decay is decoupled (AdamW): before all that,
+    `w = w - learning_rate * weight_decay * w`.
+
+    Args:
+        learning_rate: a number, or a schedule.
+        beta1, beta2: how slowly the two means forget, at least 0 and less than 1.
+        epsilon: added to the root, so that nothing is divided by zero. Keras's 1e-7, not the paper's 1e-8.
+        weight_decay: of the decoupled kind, at least 0.
+
+    Raises:
+        InputError: a number out of its range.
+
+    >>> import numpy as np
+    >>> from minicnn.parameter import Parameter
+    >>> p = Parameter(np.array([1.0, 1.0]))
+    >>> p.add_gradient(np.array([1000.0, -0.001]))
+    >>> Adam(learning_rate=0.1).step({"w": p})
+    >>> p.value.round(3)
+    array([0.9, 1.1])
+
+    Sources: Kingma & Ba, "Adam: a method for stochastic optimization", 2015; Loshchilov & Hutter, "Decoupled
+    weight decay regularization", 2019.
+    """
+
+    slots = ("mean", "square")
+
+    def __init__(self, learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-7, weight_decay=0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.beta1 = _number(beta1, "beta1", self, below=1)
+        self.beta2 = _number(beta2, "beta2", self, below=1)
+        self.epsilon = _number(epsilon, "epsilon", self)
+
+    def update(self, value, gradient, rate, mean, square):
+        xp = array_module(value)
+        if self.weight_decay:
+            value *= 1 - rate * self.weight_decay
+        mean *= self.beta1
+        mean += (1 - self.beta1) * gradient
+        square *= self.beta2
+        gradient *= gradient
+        gradient *= 1 - self.beta2
+        square += gradient
+        root = xp.sqrt(square, out=gradient)
+        root *= 1 / math.sqrt(1 - self.beta2**self.steps)
+        root += self.epsilon
+        change = xp.divide(mean, root, out=root)
+        change *= rate / (1 - self.beta1**self.steps)
+        value -= change
+
+
+def _number(value, name, optimizer, below=math.inf):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < below:
+        limit = "" if below == math.inf else f" and less than {below}"
+        raise InputError(f"{type(optimizer).__name__} needs a {name} of at least 0{limit}, got {value!r}")
+    return float(value)
