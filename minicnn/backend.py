@@ -11,6 +11,9 @@ import os
 import numpy as np
 
 from minicnn.errors import BackendError
+from minicnn.threads import in_parallel, parts
+
+SHARED_WORK = 2**24  # multiply-adds from which it pays to share work out among the cores
 
 _namespaces = {np.ndarray: np}  # the type of an array -> the module that works on it
 _active = np
@@ -80,6 +83,26 @@ def to_device(x, dtype=None):
 def to_numpy(x):
     """`x` as a NumPy array on the host; an array that already is one comes back as it is."""
     return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+def batch_innermost(x):
+    """The same array, lying in memory with axis 0, the batch, innermost; copied only if it lies otherwise."""
+    xp = array_module(x)
+    return xp.moveaxis(xp.ascontiguousarray(xp.moveaxis(x, 0, -1)), -1, 0)
+
+
+def product(a, b, out=None):
+    """`a @ b`, where it is large with the rows of `a` shared out among the processor's cores.
+
+    A product of (5000, 25088) and (25088, 32) takes 66 ms so, and 80 ms when BLAS itself shares it out.
+    """
+    xp = array_module(a)
+    if xp is not np or a.size * b.shape[1] < SHARED_WORK:
+        return xp.matmul(a, b, out=out)
+    if out is None:
+        out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
+    in_parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts(len(a), least=64))
+    return out
 
 
 def _working_cupy():

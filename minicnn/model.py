@@ -5,18 +5,23 @@ back takes the gradient from the next one's. That is the chain rule, and all
 of backpropagation.
 """
 
+import contextlib
+import functools
 import math
 
 import numpy as np
 
 from minicnn import training
-from minicnn.backend import active, to_device, to_numpy
+from minicnn.backend import SHARED_WORK, active, array_module, batch_innermost, to_device, to_numpy
 from minicnn.errors import FileError, InputError
 from minicnn.layers import LAYERS, Layer, Softmax
 from minicnn.layers.base import whole_number
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.parameter import Parameter
 from minicnn.storage import ArrayFile, write_arrays
+from minicnn.threads import in_parallel, keep_memory, one_core_blas, parts
+
+SHARED_BATCH = 16  # images a core gets at least when the layers on images are shared out
 
 
 class Sequential:
@@ -49,6 +54,7 @@ class Sequential:
     """
 
     def __init__(self, layers, input_shape=None, seed=0, dtype="float32"):
+        keep_memory()
         self.layers = list(layers)
         self.seed = whole_number(seed, "seed", "Sequential", least=0)
         self.dtype = np.dtype(dtype)
@@ -109,27 +115,38 @@ class Sequential:
         Raises:
             InputError: a batch that is not what the network was built for.
         """
-        x = self.prepare(x)
+        self._check_shape_and_dtype(x)
+        if self.input_shape is None:
+            self.build(x.shape[1:])
         layers = self.layers[:-1] if self._ends_in_softmax() else self.layers
-        ways_back = []
-        for layer in layers:
-            x, way_back = layer.forward(x, training)
-            ways_back.append(way_back)
+        front, batch_parts, blas_threads = self._shared(x)
+
+        def forward_part(rows):
+            return _forward_through(layers[:front], self.prepare(x[rows]), training)
+
+        with blas_threads():
+            outputs, front_steps = zip(*in_parallel(forward_part, batch_parts), strict=True)
+            y, steps = _forward_through(layers[front:], _joined(outputs), training)
+        taken = False
 
         def backward(dy, input_gradient=True):
-            if layers and not ways_back:
+            nonlocal taken
+            if taken:
                 raise InputError("this way back has been taken: run forward again")
-            lowest = 0 if input_gradient else self._first_learned()
-            while len(ways_back) > lowest + 1:
-                dy = ways_back.pop()(dy)
-            if ways_back and not input_gradient and layers[lowest].can_skip_input_gradient:
-                dy = ways_back[lowest](dy, input_gradient=False)
-            elif ways_back:
-                dy = ways_back[lowest](dy)
-            ways_back.clear()
+            taken = True
+            last = None if input_gradient else self._first_learned()
+            with blas_threads():
+                dy = _back_through(steps, dy, last)
+
+                def backward_part(part):
+                    rows, steps = part
+                    return _back_through(steps, batch_innermost(dy[rows]), last)
+
+                if dy is not None:
+                    dy = _joined(in_parallel(backward_part, zip(batch_parts, front_steps, strict=True)))
             return dy if input_gradient else None
 
-        return x, backward
+        return y, backward
 
     def __call__(self, x):
         """The output alone, through all layers, a closing Softmax included."""
@@ -296,9 +313,35 @@ class Sequential:
         return bool(self.layers) and isinstance(self.layers[-1], Softmax)
 
     def _first_learned(self):
-        """The place of the first layer with parameters: nobody needs gradients from before it."""
-        learned = (i for i, layer in enumerate(self.layers) if layer.parameters())
-        return next(learned, 0)
+        """The first layer with parameters: before it nobody needs gradients."""
+        return next((layer for layer in self.layers if layer.parameters()), None)
+
+    def _shared(self, x):
+        """How a batch's work is shared out among the cores.
+
+        Returns:
+            front: how many of the first layers work on parts of the batch, a core each: the layers on images.
+                A dense layer would have every core read all its weights; it shares out its products instead.
+            batch_parts: the parts, as slices.
+            blas_threads: the context in which to compute. A small batch leaves the sharing to BLAS.
+        """
+        front, work = self._work
+        on_cpu = array_module(x) is np and active() is np
+        if not on_cpu or len(x) * work < SHARED_WORK:
+            return 0, [slice(0, len(x))], contextlib.nullcontext
+        batch_parts = parts(len(x), least=SHARED_BATCH) if front else [slice(0, len(x))]
+        return front if len(batch_parts) > 1 else 0, batch_parts, one_core_blas
+
+    @functools.cached_property
+    def _work(self):
+        """How many of the first layers can work on parts of a batch, and all layers' multiply-adds an image."""
+        shapes = self._shapes()
+        front = 0
+        for layer, shape in zip(self.layers, shapes, strict=False):
+            if len(shape) != 3 or not layer.splits_batch:
+                break
+            front += 1
+        return front, sum(layer.multiply_adds(shape) for layer, shape in zip(self.layers, shapes, strict=False))
 
     def _check_built(self):
         if self.input_shape is None:
@@ -326,6 +369,39 @@ class Sequential:
                 fix = ": move the channels forward with x.transpose(0, 3, 1, 2)"
             wanted = ", ".join(map(str, ("N", *self.input_shape)))
             raise InputError(f"the model needs a batch ({wanted}), got shape {tuple(x.shape)}{fix}")
+
+
+def _forward_through(layers, x, training):
+    """The output, and the steps of the way back: a list of (layer, its way back)."""
+    steps = []
+    for layer in layers:
+        x, way_back = layer.forward(x, training)
+        steps.append((layer, way_back))
+    return x, steps
+
+
+def _back_through(steps, dy, last):
+    """Take the steps back and drop each one's memory; None once `last` is done, of whose input nobody asks."""
+    while steps:
+        layer, way_back = steps.pop()
+        if layer is not last:
+            dy = way_back(dy)
+            continue
+        steps.clear()
+        if layer.can_skip_input_gradient:
+            way_back(dy, input_gradient=False)
+        else:
+            way_back(dy)
+        return None
+    return dy
+
+
+def _joined(batches):
+    """Parts of a batch as one, the batch innermost in memory; None if they are None."""
+    if len(batches) == 1 or batches[0] is None:
+        return batches[0]
+    xp = array_module(batches[0])
+    return xp.moveaxis(xp.concatenate([xp.moveaxis(batch, 0, -1) for batch in batches], axis=-1), -1, 0)
 
 
 def load(path, custom_layers=()):

@@ -8,10 +8,12 @@ and its memory used again for the next.
 
 import math
 import numbers
+from functools import partial
 
 from minicnn.backend import array_module
 from minicnn.errors import InputError
 from minicnn.schedules import Constant
+from minicnn.threads import in_parallel, one_core_blas
 
 
 class Optimizer:
@@ -43,6 +45,7 @@ class Optimizer:
     def learning_rate(self, value):
         self.schedule = value if callable(value) else Constant(_number(value, "learning_rate", self))
 
+    @one_core_blas()
     def step(self, parameters):
         """Change every parameter that has a gradient, and clear the gradients.
 
@@ -58,10 +61,13 @@ class Optimizer:
             if not parameter.has_gradient:
                 continue
             state = self._state(name, parameter.value)
-            for rows, gradient in parameter.gradient_blocks():
-                block_state = {slot: array[rows] for slot, array in state.items()}
-                self.update(parameter.value[rows], gradient, rate, **block_state)
+            in_parallel(partial(self._update_part, parameter, state, rate), parameter.gradient_parts())
             parameter.clear_gradient()
+
+    def _update_part(self, parameter, state, rate, part):
+        for rows, gradient in parameter.gradient_blocks(part):
+            block_state = {slot: array[rows] for slot, array in state.items()}
+            self.update(parameter.value[rows], gradient, rate, **block_state)
 
     def update(self, value, gradient, rate, **state):
         """Change `value` and the state's arrays in place; `gradient` may be overwritten."""

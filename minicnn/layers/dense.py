@@ -3,7 +3,7 @@
 import math
 
 from minicnn import initializers
-from minicnn.backend import array_module
+from minicnn.backend import array_module, product
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer, check_built, whole_number
 
@@ -91,7 +91,7 @@ class Dense(Layer):
         check_built(self, self.weight)
         weight = self.weight.value
         self.check_input(x, ndim=2, features=weight.shape[1])
-        y = (weight @ x.T).T  # (N, units), the batch innermost in memory
+        y = product(weight, x.T).T  # (N, units), the batch innermost in memory
         if self.bias is not None:
             y += self.bias.value
 
@@ -99,7 +99,7 @@ class Dense(Layer):
             self.weight.add_product(dy.T, x)
             if self.bias is not None:
                 self.bias.add_gradient(dy.sum(axis=0))
-            return (weight.T @ dy.T).T if input_gradient else None
+            return product(weight.T, dy.T).T if input_gradient else None
 
         return y, backward
 
