@@ -115,12 +115,13 @@ class Window:
             )
         return OH, OW
 
-    def taps(self, OH, OW):
-        """For each tap (kh, kw), the slices of the padded image's rows and columns that it reads."""
+    def taps(self, start, stop, OW):
+        """For each tap (kh, kw), the padded image's rows and columns it reads for output rows start to stop."""
         (KH, KW), (SH, SW), (DH, DW) = self.kernel_size, self.stride, self.dilation
         for kh in range(KH):
             for kw in range(KW):
-                rows = slice(kh * DH, kh * DH + SH * (OH - 1) + 1, SH)
+                first = start * SH + kh * DH
+                rows = slice(first, first + SH * (stop - start - 1) + 1, SH)
                 columns = slice(kw * DW, kw * DW + SW * (OW - 1) + 1, SW)
                 yield (kh, kw), rows, columns
 
@@ -188,29 +189,78 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
 
 def window_columns(x, window):
     """`im2col` with the window as one value."""
+    OH, _ = window.output_shape(*x.shape[2:])
+    [(_, columns)] = column_blocks(x, window, OH)
+    return columns
+
+
+def add_columns(columns, input_shape, window):
+    """`col2im` with the window as one value."""
+    OH, _ = window.output_shape(*input_shape[2:])
+    image = PaddedImage(array_module(columns), input_shape, window, columns.dtype)
+    image.add(columns, 0, OH)
+    return image.cropped()
+
+
+def column_blocks(x, window, rows):
+    """The columns of `im2col`, so many rows of the output at a time.
+
+    The matrix of a whole batch can be large: every pixel stands in it up to KH * KW times. A block of it stays
+    in the processor's cache between being written and being multiplied.
+
+    Args:
+        x: images (N, C, H, W).
+        window: a Window.
+        rows: how many of the OH output rows to take at a time.
+
+    Yields:
+        `(block, columns)`: a slice of the output rows, and their columns (C * KH * KW, len * OW * N), which are
+        overwritten when the next block is asked for.
+    """
     xp = array_module(x)
     N, C, H, W = x.shape
     KH, KW = window.kernel_size
     OH, OW = window.output_shape(H, W)
     image = pad(x, window.pads(H, W)).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-    columns = xp.empty((C, KH, KW, OH, OW, N), dtype=x.dtype)
-    for (kh, kw), rows, cols in window.taps(OH, OW):
-        columns[:, kh, kw] = image[:, rows, cols]
-    return columns.reshape(C * KH * KW, OH * OW * N)
+    for start in range(0, OH, rows):
+        stop = min(start + rows, OH)
+        if start == 0 or stop - start < rows:
+            columns = xp.empty((C, KH, KW, stop - start, OW, N), dtype=x.dtype)
+        for (kh, kw), tap_rows, tap_columns in window.taps(start, stop, OW):
+            columns[:, kh, kw] = image[:, tap_rows, tap_columns]
+        yield slice(start, stop), columns.reshape(C * KH * KW, -1)
 
 
-def add_columns(columns, input_shape, window):
-    """`col2im` with the window as one value."""
-    xp = array_module(columns)
-    N, C, H, W = input_shape
-    KH, KW = window.kernel_size
-    OH, OW = window.output_shape(H, W)
-    (top, bottom), (left, right) = window.pads(H, W)
-    columns = columns.reshape(C, KH, KW, OH, OW, N)
-    image = xp.zeros((C, top + H + bottom, left + W + right, N), dtype=columns.dtype)
-    for (kh, kw), rows, cols in window.taps(OH, OW):
-        image[:, rows, cols] += columns[:, kh, kw]
-    return image[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
+class PaddedImage:
+    """The padded images that `col2im` adds to, block by block; zero at first.
+
+    Args:
+        xp: the array module.
+        input_shape: (N, C, H, W) of the images without padding.
+        window: a Window.
+        dtype: of the images.
+    """
+
+    def __init__(self, xp, input_shape, window, dtype):
+        N, C, H, W = input_shape
+        (top, bottom), (left, right) = window.pads(H, W)
+        self.window = window
+        self.input_shape = input_shape
+        self.values = xp.zeros((C, top + H + bottom, left + W + right, N), dtype=dtype)
+
+    def add(self, columns, start, stop):
+        """Add the columns (C * KH * KW, (stop - start) * OW * N) of the output rows from start to stop."""
+        N, C, H, W = self.input_shape
+        _, OW = self.window.output_shape(H, W)
+        columns = columns.reshape(C, *self.window.kernel_size, stop - start, OW, N)
+        for (kh, kw), rows, cols in self.window.taps(start, stop, OW):
+            self.values[:, rows, cols] += columns[:, kh, kw]
+
+    def cropped(self):
+        """The images (N, C, H, W) without the padding."""
+        _, _, H, W = self.input_shape
+        (top, _), (left, _) = self.window.pads(H, W)
+        return self.values[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
 
 
 def pad(x, pads, value=0):

@@ -10,8 +10,10 @@ import numpy as np
 from minicnn import initializers
 from minicnn.backend import array_module
 from minicnn.errors import InputError
-from minicnn.im2col import Window, add_columns, window_columns
+from minicnn.im2col import PaddedImage, Window, column_blocks
 from minicnn.layers.base import Layer, check_built, check_image_shape, whole_number
+
+BLOCK_BYTES = 2**21  # of columns multiplied at a time: they stay in the cache, and BLAS has enough to do
 
 
 def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilation=1, groups=1):
@@ -156,26 +158,40 @@ class Conv2D(Layer):
         xp = array_module(x)
         N, C, H, W = x.shape
         F, OH, OW = self.output_shape((C, H, W))
-        weight = self.weight.value.reshape(self.groups, F // self.groups, -1)  # (G, F/G, C/G*KH*KW)
-        columns = window_columns(x, self.window)  # (C*KH*KW, OH*OW*N)
-        columns = columns.reshape(self.groups, -1, OH * OW * N)
-        y = xp.matmul(weight, columns).reshape(F, -1)  # (F, OH*OW*N)
+        G = self.groups
+        weight = self.weight.value.reshape(G, F // G, -1)  # (G, F/G, C/G*KH*KW)
+        rows = self._rows_at_a_time(x.dtype, OH, OW * N)
+        y = xp.empty((G, F // G, OH, OW * N), dtype=x.dtype)
+        for block, columns in column_blocks(x, self.window, rows):
+            columns = columns.reshape(G, -1, columns.shape[1])  # (G, C/G*KH*KW, rows*OW*N)
+            flat = y[:, :, block].reshape(G, F // G, -1)
+            xp.matmul(weight, columns, out=flat)
         if self.bias is not None:
-            y += self.bias.value[:, None]
+            y += self.bias.value.reshape(G, F // G, 1, 1)
 
         def backward(dy, input_gradient=True):
-            dy = dy.transpose(1, 2, 3, 0).reshape(F, -1)  # (F, OH*OW*N)
+            dy = dy.transpose(1, 2, 3, 0).reshape(G, F // G, OH, OW * N)
             if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=1))
-            dy = dy.reshape(self.groups, F // self.groups, -1)
-            dweight = xp.matmul(columns, dy.swapaxes(1, 2)).swapaxes(1, 2)  # as dY @ columns.T, in half the time
-            self.weight.add_gradient(dweight.reshape(self.weight.value.shape))
-            if not input_gradient:
-                return None
-            dcolumns = xp.matmul(weight.swapaxes(1, 2), dy)
-            return add_columns(dcolumns.reshape(-1, OH * OW * N), x.shape, self.window)
+                self.bias.add_gradient(dy.sum(axis=(2, 3)).reshape(F))
+            dweight = 0
+            dimage = PaddedImage(xp, x.shape, self.window, x.dtype) if input_gradient else None
+            for block, columns in column_blocks(x, self.window, rows):
+                columns = columns.reshape(G, -1, columns.shape[1])
+                dblock = dy[:, :, block].reshape(G, F // G, -1)  # (G, F/G, rows*OW*N)
+                # dY @ columns.T, turned over: BLAS needs half the time so
+                dweight = dweight + xp.matmul(columns, dblock.swapaxes(1, 2))
+                if input_gradient:
+                    dcolumns = xp.matmul(weight.swapaxes(1, 2), dblock)
+                    dimage.add(dcolumns.reshape(-1, dcolumns.shape[2]), block.start, block.stop)
+            self.weight.add_gradient(dweight.swapaxes(1, 2).reshape(self.weight.value.shape))
+            return dimage.cropped() if input_gradient else None
 
         return y.reshape(F, OH, OW, N).transpose(3, 0, 1, 2), backward
+
+    def _rows_at_a_time(self, dtype, OH, row):
+        """How many output rows to take at a time, so that their columns stay in the processor's cache."""
+        taps = self.weight.value[0].size * self.groups
+        return max(1, min(OH, BLOCK_BYTES // (taps * row * dtype.itemsize)))
 
     def multiply_adds(self, input_shape):
         F, OH, OW = self.output_shape(input_shape)
