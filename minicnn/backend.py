@@ -11,9 +11,9 @@ import os
 import numpy as np
 
 from minicnn.errors import BackendError
-from minicnn.threads import in_parallel, parts
+from minicnn.threads import in_parallel, parts, thread_count
 
-SHARED_WORK = 2**24  # multiply-adds from which it pays to share work out among the cores
+SHARED_WORK = 2**25  # multiply-adds from which it pays to share work out among the cores
 
 _namespaces = {np.ndarray: np}  # the type of an array -> the module that works on it
 _active = np
@@ -101,7 +101,7 @@ def product(a, b, out=None):
         return xp.matmul(a, b, out=out)
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
-    in_parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts(len(a), least=64))
+    in_parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts(len(a), -(-len(a) // thread_count())))
     return out
 
 

@@ -19,9 +19,9 @@ from minicnn.layers.base import whole_number
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.parameter import Parameter
 from minicnn.storage import ArrayFile, write_arrays
-from minicnn.threads import in_parallel, keep_memory, one_core_blas, parts
+from minicnn.threads import in_parallel, keep_memory, one_core_blas, parts, thread_count
 
-SHARED_BATCH = 16  # images a core gets at least when the layers on images are shared out
+SMALLEST_PART, LARGEST_PART = 64, 512  # images that a core takes at a time through the layers on images
 
 
 class Sequential:
@@ -329,8 +329,8 @@ class Sequential:
         on_cpu = array_module(x) is np and active() is np
         if not on_cpu or len(x) * work < SHARED_WORK:
             return 0, [slice(0, len(x))], contextlib.nullcontext
-        batch_parts = parts(len(x), least=SHARED_BATCH) if front else [slice(0, len(x))]
-        return front if len(batch_parts) > 1 else 0, batch_parts, one_core_blas
+        part = min(max(-(-len(x) // thread_count()), SMALLEST_PART), LARGEST_PART) if front else len(x)
+        return front, parts(len(x), part), one_core_blas
 
     @functools.cached_property
     def _work(self):

@@ -65,11 +65,11 @@ class Parameter:
         return self._rows(...)
 
     def gradient_parts(self):
-        """The rows of the value, shared out among the cores: slices for `gradient_blocks`."""
+        """The rows of the value in parts for `gradient_blocks`, which different threads may ask for."""
         self._join()
         if not self._products or array_module(self.value).__name__ != "numpy":
             return [...]
-        return parts(len(self.value), least=1 + PIECE_BYTES // self._row_bytes())
+        return parts(len(self.value), 1 + PRODUCT_BYTES // self._row_bytes())
 
     def gradient_blocks(self, part=...):
         """The gradient of some rows, one cache-sized block after the other.
@@ -84,14 +84,11 @@ class Parameter:
         if part is ...:
             yield ..., self._rows(...)
             return
-        step = 1 + PRODUCT_BYTES // self._row_bytes()
-        piece = 1 + PIECE_BYTES // self._row_bytes()
+        gradient = self._rows(part)
+        step = 1 + PIECE_BYTES // self._row_bytes()
         for start in range(part.start, part.stop, step):
-            stop = min(start + step, part.stop)
-            gradient = self._rows(slice(start, stop))
-            for top in range(start, stop, piece):
-                rows = slice(top, min(top + piece, stop))
-                yield rows, gradient[rows.start - start : rows.stop - start]
+            rows = slice(start, min(start + step, part.stop))
+            yield rows, gradient[rows.start - part.start : rows.stop - part.start]
 
     def _row_bytes(self):
         return max(1, self.value.nbytes // len(self.value))

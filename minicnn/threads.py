@@ -37,21 +37,22 @@ def _thread_count(setting):
     return int(setting)
 
 
-def parts(length, least):
-    """Cut `range(length)` into one slice a thread, none shorter than `least`.
+def parts(length, size):
+    """Cut `range(length)` into slices of about the same length, none longer than `size`.
 
-    >>> parts(100, least=1000)
-    [slice(0, 100, None)]
+    >>> parts(100, size=40)
+    [slice(0, 33, None), slice(33, 66, None), slice(66, 100, None)]
     """
-    count = 1 if current_part() is not None else max(1, min(thread_count(), length // least))
+    count = max(1, -(-length // size))
     edges = [length * i // count for i in range(count + 1)]
     return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def in_parallel(function, arguments):
-    """`[function(argument) for argument in arguments]`, each call in a thread of its own.
+    """`[function(argument) for argument in arguments]`; every core takes the next argument when it is free.
 
-    An error in one of them is raised here once all have ended.
+    What is computed for an argument does not depend on the thread that takes it. An error in one of them is
+    raised here once all have ended. Inside such a function, `in_parallel` is an ordinary loop.
 
     >>> in_parallel(abs, [-1, 2, -3])
     [1, 2, 3]
@@ -59,15 +60,30 @@ def in_parallel(function, arguments):
     arguments = list(arguments)
     if len(arguments) < 2 or current_part() is not None:
         return [function(argument) for argument in arguments]
+    shares = iter(list(enumerate(arguments)))
+    results, errors = [None] * len(arguments), []
+
+    def work():
+        for part, argument in shares:  # one iterator for all threads: each share is taken once
+            _inside.part = part
+            try:
+                results[part] = function(argument)
+            except BaseException as error:  # raised again in the thread that asked
+                errors.append(error)
+            finally:
+                _inside.part = None
+
+    helpers = min(thread_count(), len(arguments)) - 1
+    ended = queue.SimpleQueue()
     with one_core_blas():
-        results = queue.SimpleQueue()
-        for part, argument in enumerate(arguments[1:], start=1):
-            _tasks().put((function, part, argument, results))
-        done = [_work(function, 0, arguments[0]), *(results.get() for _ in arguments[1:])]
-    for _, _, error in done:
-        if error is not None:
-            raise error
-    return [result for _, result, _ in sorted(done, key=lambda item: item[0])]
+        for _ in range(helpers):
+            _tasks().put((work, ended))
+        work()
+        for _ in range(helpers):
+            ended.get()
+    if errors:
+        raise errors[0]
+    return results
 
 
 class one_core_blas(contextlib.ContextDecorator):  # noqa: N801, used like a function
@@ -105,17 +121,6 @@ def current_part():
     return getattr(_inside, "part", None)
 
 
-def _work(function, part, argument):
-    """(part, result, error) of one share of the work."""
-    _inside.part = part
-    try:
-        return part, function(argument), None
-    except BaseException as error:  # raised again in the thread that asked
-        return part, None, error
-    finally:
-        _inside.part = None
-
-
 @functools.cache
 def _tasks():
     """The queue that the worker threads take their work from; a simple one, because hand-over time counts."""
@@ -123,11 +128,12 @@ def _tasks():
 
     def serve():
         while True:
-            function, part, argument, results = tasks.get()
-            results.put(_work(function, part, argument))
-            del function, argument, results  # the arrays they hold must not wait for the next task
+            work, ended = tasks.get()
+            work()
+            del work  # the arrays it holds must not wait for the next task
+            ended.put(True)
 
-    for number in range(1, max(2, thread_count())):
+    for number in range(1, thread_count()):
         threading.Thread(target=serve, name=f"minicnn-{number}", daemon=True).start()
     return tasks
 
