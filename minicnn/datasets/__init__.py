@@ -1,0 +1,7 @@
+"""The data: real letters (notMNIST), letters drawn on the spot, and how to split them."""
+
+from minicnn.datasets.letters import DESCRIPTION as LETTERS_DESCRIPTION
+from minicnn.datasets.letters import LETTERS, load_letters
+from minicnn.datasets.notmnist import load_notmnist, read_notmnist
+from minicnn.datasets.preprocessing import normalize
+from minicnn.datasets.splits import stratified_split

@@ -1,4 +1,4 @@
-"""Splits: which images teach and which are kept aside to judge."""
+"""Splits: which images teach, and which are kept aside to judge."""
 
 import numpy as np
 
@@ -6,16 +6,45 @@ from minicnn.errors import InputError
 
 
 def stratified_split(labels, fraction, rng, groups=None):
-    """Hold out a share of every class, at random: `(train_indices, held_out_indices)`, both shuffled."""
+    """Hold out a share of every class, at random.
+
+    The lab held out the last tenth of images that lay ordered by class, and so nearly a whole letter. Here the
+    images are shuffled first, and every class gives the same share.
+
+    Args:
+        labels: class of each image, (N,) integers.
+        fraction: the share to hold out, between 0 and 1; each class gives `fraction * count`, rounded.
+        rng: a `numpy.random.Generator`.
+        groups: optional (N,) integers; images of one group, such as copies, stay together on one side. A class
+            then gives its share as nearly as whole groups allow, and never more.
+
+    Returns:
+        (train_indices, held_out_indices): integers, together each index once, both shuffled.
+
+    Raises:
+        InputError: a fraction not between 0 and 1, groups of another length, or a side that stays empty.
+
+    >>> train, held_out = stratified_split([0] * 10 + [1] * 10, 0.2, np.random.default_rng(0))
+    >>> len(train), np.bincount(np.array([0] * 10 + [1] * 10)[held_out]).tolist()
+    (16, [2, 2])
+    """
     labels = np.asarray(labels)
     if not 0 < fraction < 1:
         raise InputError(f"the held out fraction must lie between 0 and 1, got {fraction!r}")
-    order = rng.permutation(len(labels))
-    held_out = np.zeros(len(labels), dtype=bool)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if groups.shape != labels.shape or labels.ndim != 1:
+        raise InputError(f"labels and groups need one number an image, got shapes {labels.shape} and {groups.shape}")
+    _, first, members, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(first))  # of the groups
+    classes = labels[first[order]]
+    chosen = np.zeros(len(first), dtype=bool)
     for label in np.unique(labels):
-        members = order[labels[order] == label]
-        held_out[members[: round(fraction * len(members))]] = True
-    train, kept = order[~held_out[order]], order[held_out[order]]
+        of_class = order[classes == label]
+        filled = np.cumsum(sizes[of_class])
+        chosen[of_class[filled <= round(fraction * np.count_nonzero(labels == label))]] = True
+    held_out = chosen[members]
+    shuffled = rng.permutation(len(labels))
+    train, kept = shuffled[~held_out[shuffled]], shuffled[held_out[shuffled]]
     if not (len(train) and len(kept)):
-        raise InputError(f"a fraction of {fraction} leaves one side of a split of {len(labels)} empty")
+        raise InputError(f"holding out {fraction} of {len(labels)} images leaves one side empty: use more images")
     return train, kept
