@@ -163,12 +163,12 @@ def _varied(master, rng):
 
     if rng.random() < 0.15:
         master = master.filter(ImageFilter.MinFilter(3))  # lighter than the font is
-    angle, slant = rng.normal(0, 0.16), rng.normal(0, 0.22)
-    wide, high = np.exp(rng.normal(0, 0.18, size=2))
+    angle, slant = rng.normal(0, 0.25), rng.normal(0, 0.3)
+    wide, high = np.exp(rng.normal(0, 0.25, size=2))
     cos, sin = np.cos(angle), np.sin(angle)
     matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1 / wide, slant], [0, 1 / high]])
     corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * (_CANVAS / 2)
-    corners = corners @ matrix.T * 1.1 + rng.normal(0, 5, size=(4, 2)) + _CANVAS / 2
+    corners = corners @ matrix.T * 1.1 + rng.normal(0, 10, size=(4, 2)) + _CANVAS / 2
     image = master.transform(
         (_CANVAS, _CANVAS), Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BILINEAR
     )
@@ -179,7 +179,22 @@ def _varied(master, rng):
     small = image.resize(size, Image.Resampling.BOX, box=box)
     fitted = Image.new("L", (28, 28))
     fitted.paste(small, ((28 - size[0]) // 2, (28 - size[1]) // 2))
-    pixels = np.asarray(fitted, dtype=np.float32)
+    return _decorated(np.asarray(fitted, dtype=np.float32), rng)
+
+
+def _decorated(pixels, rng):
+    """What fonts do to letters: negatives, stripes, pieces cut out, worn print."""
+    style = rng.random()
+    if style < 0.1:  # dark on a light ground
+        pixels = 255 - pixels
+    elif style < 0.2:  # stripes, straight or slanted
+        row, column = np.indices(pixels.shape)
+        period, lean = rng.integers(3, 7), rng.integers(-1, 2)
+        pixels = pixels * ((row + lean * column) % period > 0)
+    elif style < 0.35:  # a piece is missing
+        top, left = rng.integers(0, 22, size=2)
+        pixels = pixels.copy()
+        pixels[top : top + rng.integers(4, 12), left : left + rng.integers(4, 12)] = 0
     if rng.random() < 0.3:
-        pixels = pixels * rng.uniform(0.5, 1) + rng.normal(0, 12, size=pixels.shape)
+        pixels = pixels * rng.uniform(0.4, 1) + rng.normal(0, 16, size=pixels.shape)
     return np.clip(pixels, 0, 255).astype(np.uint8)
