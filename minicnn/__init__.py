@@ -4,7 +4,7 @@ Layers are nouns in CamelCase, functions are verbs in snake_case. Start reading
 in `minicnn/layers/activations.py`, then `im2col.py` and `layers/conv.py`.
 """
 
-from minicnn import backend, datasets, im2col, initializers, layers, losses, networks, optimizers, schedules
+from minicnn import backend, datasets, gradcheck, im2col, initializers, layers, losses, networks, optimizers, schedules
 from minicnn.backend import to_device, to_numpy, use
 from minicnn.errors import BackendError, FileError, GradientError, InputError, MinicnnError
 from minicnn.layers import (

@@ -81,7 +81,7 @@ class SoftmaxCrossEntropy:
             )
         if labels.dtype.kind not in "iu":
             raise InputError(f"class indices must be integers, got {labels.dtype}")
-        if N and not (0 <= labels.min() and labels.max() < K):
+        if N and (labels.min() < 0 or labels.max() >= K):
             wrong = int(labels.min()) if labels.min() < 0 else int(labels.max())
             raise InputError(f"label {wrong} is out of range: with {K} outputs labels run from 0 to {K - 1}")
 

@@ -13,6 +13,7 @@ settings give the same bits every time.
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import queue
 import sys
@@ -45,7 +46,7 @@ def parts(length, size):
     """
     count = max(1, -(-length // size))
     edges = [length * i // count for i in range(count + 1)]
-    return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def in_parallel(function, arguments):

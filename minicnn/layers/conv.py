@@ -41,7 +41,7 @@ def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilati
            [20., 24.]])
     """
     window = Window(weight.shape[2:], stride, padding, dilation)
-    N, C, H, W = x.shape
+    N, _, H, W = x.shape
     F, group_channels, KH, KW = weight.shape
     OH, OW = window.output_shape(H, W)
     (top, _), (left, _) = window.pads(H, W)

@@ -74,7 +74,7 @@ class MaxPool2D(Pooling2D):
     def forward(self, x, training=False):
         self.check_input(x, ndim=4)
         xp = array_module(x)
-        N, C, H, W = x.shape
+        _, C, H, W = x.shape
         _, OH, OW = self.output_shape((C, H, W))
         image = pad(x, self.window.pads(H, W), value=-math.inf).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
         taps = [(rows, cols) for _, rows, cols in self.window.taps(0, OH, OW)]
@@ -128,7 +128,7 @@ class AvgPool2D(Pooling2D):
     def forward(self, x, training=False):
         self.check_input(x, ndim=4)
         xp = array_module(x)
-        N, C, H, W = x.shape
+        _, C, H, W = x.shape
         _, OH, OW = self.output_shape((C, H, W))
         image = pad(x, self.window.pads(H, W)).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
         taps = [(rows, cols) for _, rows, cols in self.window.taps(0, OH, OW)]
