@@ -30,9 +30,12 @@ class Optimizer:
     #: The arrays that the rule remembers for each parameter, all starting at zero.
     slots = ()
 
-    def __init__(self, learning_rate, weight_decay=0.0):
+    def __init__(self, learning_rate, weight_decay=0.0, clip_norm=None):
         self.learning_rate = learning_rate
         self.weight_decay = _number(weight_decay, "weight_decay", self)
+        self.clip_norm = None if clip_norm is None else _number(clip_norm, "clip_norm", self)
+        if self.clip_norm == 0:
+            raise InputError(f"{type(self).__name__} needs a clip_norm above 0, or None")
         self.steps = 0
         self.state = {}
 
@@ -56,16 +59,20 @@ class Optimizer:
             InputError: the state under a name belongs to a parameter of another shape.
         """
         rate = self.learning_rate
+        norm = None if self.clip_norm is None else gradient_norm(parameters)
         self.steps += 1
         for name, parameter in parameters.items():
             if not parameter.has_gradient:
                 continue
             state = self._state(name, parameter.value)
-            in_parallel(partial(self._update_part, parameter, state, rate), parameter.gradient_parts())
+            in_parallel(partial(self._update_part, parameter, state, rate, norm), parameter.gradient_parts())
             parameter.clear_gradient()
 
-    def _update_part(self, parameter, state, rate, part):
+    def _update_part(self, parameter, state, rate, norm, part):
         for rows, gradient in parameter.gradient_blocks(part):
+            if norm is not None:
+                scale = self.clip_norm / array_module(gradient).maximum(norm, self.clip_norm)
+                gradient *= scale.astype(gradient.dtype)
             block_state = {slot: array[rows] for slot, array in state.items()}
             self.update(parameter.value[rows], gradient, rate, **block_state)
 
@@ -86,6 +93,26 @@ class Optimizer:
         return self.state[name]
 
 
+def gradient_norm(parameters):
+    """The length of all gradients together, as one long vector: `sqrt(sum of all squares)`.
+
+    Args:
+        parameters: `{name: Parameter}`.
+
+    Returns:
+        a float64 scalar of the parameters' array module; 0.0 where there is no gradient.
+
+    >>> import numpy as np
+    >>> from minicnn.parameter import Parameter
+    >>> a, b = Parameter(np.zeros(2)), Parameter(np.zeros(1))
+    >>> a.add_gradient(np.array([3.0, 0.0]))
+    >>> b.add_gradient(np.array([4.0]))
+    >>> float(gradient_norm({"a": a, "b": b}))
+    5.0
+    """
+    return sum(parameter.gradient_norm_squared() for parameter in parameters.values()) ** 0.5
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum if wanted.
 
@@ -98,6 +125,8 @@ class SGD(Optimizer):
         momentum: how much of the last step's direction is kept, at least 0 and less than 1.
         nesterov: look ahead along the momentum; needs momentum.
         weight_decay: of the L2 kind, at least 0.
+        clip_norm: where the norm of all gradients together (`gradient_norm`) is larger, they are scaled down to it;
+            None leaves them.
 
     Raises:
         InputError: a number out of its range.
@@ -113,8 +142,8 @@ class SGD(Optimizer):
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0):
-        super().__init__(learning_rate, weight_decay)
+    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=None):
+        super().__init__(learning_rate, weight_decay, clip_norm)
         self.momentum = _number(momentum, "momentum", self, below=1)
         self.nesterov = nesterov
         if nesterov and not momentum:
@@ -150,6 +179,8 @@ class Adam(Optimizer):
         beta1, beta2: how slowly the two means forget, at least 0 and less than 1.
         epsilon: added to the root, so that nothing is divided by zero. Keras's 1e-7, not the paper's 1e-8.
         weight_decay: of the decoupled kind, at least 0.
+        clip_norm: where the norm of all gradients together (`gradient_norm`) is larger, they are scaled down to it;
+            None leaves them.
 
     Raises:
         InputError: a number out of its range.
@@ -168,8 +199,8 @@ class Adam(Optimizer):
 
     slots = ("mean", "square")
 
-    def __init__(self, learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-7, weight_decay=0.0):
-        super().__init__(learning_rate, weight_decay)
+    def __init__(self, learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+        super().__init__(learning_rate, weight_decay, clip_norm)
         self.beta1 = _number(beta1, "beta1", self, below=1)
         self.beta2 = _number(beta2, "beta2", self, below=1)
         self.epsilon = _number(epsilon, "epsilon", self)

@@ -64,6 +64,38 @@ class Parameter:
         self._join()
         return self._rows(...)
 
+    def gradient_norm_squared(self):
+        """The sum of the squares of the gradient's numbers; of a product without multiplying it out.
+
+            ||A @ B||**2 = sum((A.T @ A) * (B @ B.T)),    both N by N
+
+        Computed in float64, because squares overflow float32 from 2e19 on, and norms are asked for where
+        gradients explode.
+
+        Returns:
+            a float64 scalar of the value's array module (on the GPU nothing is waited for), or 0.0 without a
+            gradient.
+
+        >>> import numpy as np
+        >>> p = Parameter(np.zeros((200, 300)))
+        >>> p.add_product(np.ones((200, 1)), np.ones((1, 300)))
+        >>> float(p.gradient_norm_squared())
+        60000.0
+        """
+        if not self.has_gradient:
+            return 0.0
+        self._join()
+        total = 0.0
+        if self._whole:
+            whole = self._whole[0][1].astype("float64")
+            total = total + (whole * whole).sum()
+        if self._products:
+            left, right = (factor.astype("float64") for factor in self._products[0])
+            total = total + ((left.T @ left) * (right @ right.T)).sum()
+            if self._whole:  # ||P + G||**2 = ||P||**2 + 2 sum(P * G) + ||G||**2
+                total = total + 2 * (left * (whole @ right.T)).sum()
+        return array_module(self.value).maximum(total, 0)  # rounding may leave a little below zero
+
     def gradient_parts(self):
         """The rows of the value in parts for `gradient_blocks`, which different threads may ask for."""
         self._join()
