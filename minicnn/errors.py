@@ -23,3 +23,15 @@ class GradientError(MinicnnError, AssertionError):
 
 class BackendError(MinicnnError, RuntimeError):
     """The array backend that was asked for cannot work on this machine."""
+
+
+class DivergenceError(MinicnnError, FloatingPointError):
+    """A training run whose numbers are no longer finite.
+
+    Attributes:
+        history: the `History` of the epochs before, or None.
+    """
+
+    def __init__(self, message, history=None):
+        super().__init__(message)
+        self.history = history

@@ -10,7 +10,7 @@ file or the new one, never half of either.
 import contextlib
 import os
 import pathlib
-import tempfile
+import secrets
 
 from minicnn.errors import FileError
 
@@ -36,15 +36,15 @@ def write_whole(path):
     >>> path.read_bytes()
     b'all of it'
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path))  # a link stays a link, to the new file
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        name = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
+        with open(name, "xb") as file:
+            temporary = name
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
@@ -56,6 +56,32 @@ def write_whole(path):
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def move_whole(source, path):
+    """Give a file another name in its folder, in one step that reaches the disk; what had the name is gone.
+
+    Raises:
+        FileError: it cannot be done; the message names the path and the cause.
+    """
+    path = pathlib.Path(path)
+    try:
+        os.replace(source, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_leftovers(path):
+    """Remove what writers of `path` left behind that were killed in the middle of it.
+
+    For a file that only one process writes: a temporary file that is still being written looks the same.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    with contextlib.suppress(OSError):  # where it cannot be done, nobody is harmed
+        for entry in list(os.scandir(path.parent)):
+            if entry.name.startswith(_temporary_prefix(path)) and entry.name.endswith(".tmp"):
+                os.unlink(entry)
 
 
 def cache_folder():
@@ -74,11 +100,9 @@ def cache_folder():
     return pathlib.Path(platformdirs.user_cache_dir("minicnn", appauthor=False))
 
 
-def _umask():
-    """The permissions that new files go without (mkstemp makes private files; ours are ordinary)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _temporary_prefix(path):
+    """How the names of a path's temporary files begin: hidden, and short enough for any file system."""
+    return f".{path.name[:60]}."
 
 
 def _sync_folder(folder):

@@ -4,22 +4,48 @@ The file is an ordinary NumPy `.npz`: a zip of arrays. One of them, called
 `description`, holds a JSON text as bytes. There is no pickle: reading a file
 can give numbers and names, never code. Nothing is believed before it is
 checked: every array's name, shape and dtype against what the reader expects,
-its size against the file's, its content against the checksum.
+its size against the file's, its content against its checksum, and the
+checksums against those that the description keeps.
 """
 
 import json
 import math
+import os
+import re
+import stat
+import struct
 import zipfile
 import zlib
 
 import numpy as np
 
-from minicnn.errors import FileError
+from minicnn.errors import FileError, InputError
 from minicnn.files import write_whole
 
 VERSION = 1
 _DESCRIPTION = "description"
-_DESCRIPTION_LIMIT = 2**24  # bytes; a network's description has some thousand
+_DESCRIPTION_LIMIT = 2**22  # bytes; a network's description has some thousand
+_PIECE = 2**20  # bytes read at a time
+
+#: What the zip reader raises on broken files.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    OSError,
+    RuntimeError,  # encrypted, says zipfile; also NotImplementedError and RecursionError
+    MemoryError,
+    OverflowError,
+)
+
+#: An array's header as NumPy writes it (format 1.0), for numbers in C order and nothing else.
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|][fiub]\d{1,2})', 'fortran_order': False, 'shape': \(((?:\d{1,18},? ?){0,32})\), \} *\n"
+)
 
 
 def write_arrays(path, kind, description, arrays):
@@ -28,15 +54,25 @@ def write_arrays(path, kind, description, arrays):
     Args:
         path: the file.
         kind: what the file is, such as "model"; the reader asks for it.
-        description: a dict of plain values (JSON).
+        description: a dict of plain values (JSON). NumPy's numbers become plain ones, tuples lists.
         arrays: `{name: numpy array}`.
 
     Raises:
         FileError: the file cannot be written.
+        InputError: a value that is no plain one, or a description of more than 4 MiB.
     """
-    text = json.dumps({"minicnn": kind, "version": VERSION, **description}).encode()
-    with write_whole(path) as file:
-        np.savez(file, **{_DESCRIPTION: np.frombuffer(text, dtype=np.uint8)}, **arrays)
+    with write_whole(path) as file, zipfile.ZipFile(_Appended(file), "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            _write_member(archive, name, np.ascontiguousarray(array).reshape(array.shape))
+        checksums = {info.filename: info.CRC for info in archive.infolist()}
+        description = {"minicnn": kind, "version": VERSION, "checksums": checksums, **description}
+        try:
+            text = json.dumps(description, default=_plain).encode()
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} cannot be written: {error} is no plain value") from error
+        if len(text) > _DESCRIPTION_LIMIT:
+            raise InputError(f"{path} cannot be written: its description takes {len(text)} bytes, too many")
+        _write_member(archive, _DESCRIPTION, np.frombuffer(text, dtype=np.uint8))
 
 
 class ArrayFile:
@@ -56,12 +92,17 @@ class ArrayFile:
     def __init__(self, path, kind):
         self.path = path
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would keep us waiting for ever
+                raise FileError(f"cannot read {path}: it is not a file")
             self._zip = zipfile.ZipFile(path)
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except _BROKEN as error:
             raise self._wrong(f"it is not a whole .npz file ({error})") from error
         try:
+            self._members = self._checked_members()
             self.description = self._read_description(kind)
         except BaseException:
             self._zip.close()
@@ -75,7 +116,7 @@ class ArrayFile:
 
     def names(self):
         """The names of the arrays."""
-        return {name.removesuffix(".npy") for name in self._zip.namelist()} - {_DESCRIPTION}
+        return self._members.keys() - {_DESCRIPTION}
 
     def check(self, expected):
         """Refuse the file unless it holds exactly these arrays, before any of their data is read.
@@ -99,13 +140,13 @@ class ArrayFile:
     def read(self, name):
         """One array, its header and checksum checked."""
         shape, dtype = self._header(name)
-        with self._reading(), self._zip.open(f"{name}.npy") as member:
-            _skip_header(member)
+        with self._reading(), self._zip.open(self._members[name]) as member:
+            _read_header(member)
             array = np.empty(shape, dtype)
             view = memoryview(array.reshape(-1).view(np.uint8))
             read = 0
             while read < len(view):
-                data = member.read(min(2**20, len(view) - read))
+                data = member.read(min(_PIECE, len(view) - read))
                 if not data:
                     raise self._wrong(f"{name!r} ends early")
                 view[read : read + len(data)] = data
@@ -114,29 +155,46 @@ class ArrayFile:
                 raise self._wrong(f"{name!r} goes on after its end")
         return array
 
+    def prove(self):
+        """Read everything once and compare the checksums; nothing is kept."""
+        for name in self.names():
+            self._header(name)
+            with self._reading(), self._zip.open(self._members[name]) as member:
+                while member.read(_PIECE):
+                    pass
+
+    def _checked_members(self):
+        """The arrays' entries by name: plain, each there once, together no larger than the file."""
+        entries = self._zip.infolist()
+        for info in entries:
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                raise self._wrong(f"{info.filename!r} is compressed; minicnn writes plain arrays")
+            if info.flag_bits & 1:
+                raise self._wrong(f"{info.filename!r} is encrypted; minicnn writes plain arrays")
+            if not info.filename.endswith(".npy"):
+                raise self._wrong(f"{info.filename!r} is no array")
+        members = {info.filename.removesuffix(".npy"): info for info in entries}
+        if len(members) < len(entries):
+            raise self._wrong("it holds two arrays of one name")
+        with self._reading():
+            size = os.fstat(self._zip.fp.fileno()).st_size
+        if sum(info.file_size for info in entries) > size:
+            raise self._wrong(f"it claims to hold more than its {size} bytes")
+        return members
+
     def _header(self, name):
         """Shape and dtype of an array, refused if they claim another size than the member has."""
         with self._reading():
-            info = self._zip.getinfo(f"{name}.npy")
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise self._wrong(f"{name!r} is compressed; minicnn writes plain arrays")
+            info = self._members[name]
             with self._zip.open(info) as member:
-                shape, fortran, dtype = _skip_header(member)
+                shape, dtype = _read_header(member)
                 start = member.tell()
-        if fortran or dtype.hasobject or dtype.kind not in "fiub" or any(n < 0 for n in shape):
-            raise self._wrong(f"{name!r} is no plain array ({dtype}, fortran_order={fortran})")
         if start + math.prod(shape) * dtype.itemsize != info.file_size:
             raise self._wrong(f"{name!r} claims shape {shape} of {dtype}, which is not what it holds")
-        if info.file_size > self._size():
-            raise self._wrong(f"{name!r} claims {info.file_size} bytes, more than the file has")
         return shape, dtype
 
-    def _size(self):
-        self._zip.fp.seek(0, 2)
-        return self._zip.fp.tell()
-
     def _read_description(self, kind):
-        if f"{_DESCRIPTION}.npy" not in self._zip.namelist():
+        if _DESCRIPTION not in self._members:
             raise self._wrong("it has no description: it was not written by minicnn")
         shape, dtype = self._header(_DESCRIPTION)
         if dtype != np.uint8 or len(shape) != 1 or shape[0] > _DESCRIPTION_LIMIT:
@@ -144,13 +202,15 @@ class ArrayFile:
         try:
             description = json.loads(self.read(_DESCRIPTION).tobytes())
             version, found = description.pop("version"), description.pop("minicnn")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise self._wrong(f"its description cannot be read ({error})") from error
-        if not isinstance(version, int) or version > VERSION:
+        if type(version) is not int or not 1 <= version <= VERSION:
             raise self._wrong(f"it has version {version!r}, this minicnn reads up to {VERSION}: update minicnn")
         if found != kind:
-            raise self._wrong(f"it is a {found}")
-        self.kind = kind
+            raise self._wrong(f"it is a {found!r:.40}, not a {kind}")
+        checksums = {info.filename: info.CRC for name, info in self._members.items() if name != _DESCRIPTION}
+        if description.pop("checksums", None) != checksums:
+            raise self._wrong("its arrays are not those it was written with")
         return description
 
     def _reading(self):
@@ -170,32 +230,37 @@ class _Translated:
         pass
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, FileError):
-            return
-        broken = (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            KeyError,
-            ValueError,
-            TypeError,
-            SyntaxError,
-            OSError,
-            NotImplementedError,
-            RuntimeError,
-            RecursionError,
-            MemoryError,
-            OverflowError,
-        )
-        if isinstance(error, broken):
+        if isinstance(error, _BROKEN) and not isinstance(error, FileError):
             raise self.file._wrong(f"it is cut or altered ({error})") from error
 
 
-def _skip_header(member):
-    """Read the header of an array in NumPy's format: (shape, fortran_order, dtype)."""
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(member)
-    raise ValueError(f"array format {version}")
+class _Appended:
+    """A file that is only written at its end: zipfile then never goes back, and an error is raised once."""
+
+    def __init__(self, file):
+        self.write, self.flush = file.write, file.flush
+
+
+def _write_member(archive, name, array):
+    """Write one array as NumPy would."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+
+
+def _read_header(member):
+    """Read the header of an array: (shape, dtype). Only what NumPy writes for plain numbers is understood."""
+    magic = member.read(10)
+    if magic[:8] != b"\x93NUMPY\x01\x00" or len(magic) < 10:
+        raise ValueError("no NumPy array of format 1.0")
+    header = _HEADER.fullmatch(member.read(int.from_bytes(magic[8:], "little")))
+    if header is None:
+        raise ValueError("no plain array of numbers in C order")
+    dtype, shape = header.groups()
+    return tuple(int(n) for n in re.findall(rb"\d+", shape)), np.dtype(dtype.decode())
+
+
+def _plain(value):
+    """NumPy's numbers as Python's, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r:.60}")

@@ -1,0 +1,308 @@
+"""A run that survives: everything that `fit` is, in one file.
+
+A training run can be killed at any moment. What it needs to go on to the same
+bits is: the weights, the optimizer's state and step, the learning rate, the
+callbacks' memories, every random generator, the history, and the place: the
+epoch, the batch, the sums from which the epoch's means are made. The order of
+the images needs no place in the file, since it follows from the seed and the
+epoch. Beside these stand the settings that must be the same when the run goes
+on: the network, the data, the batch size and so on.
+
+A new file takes the old one's place only after it has been read back and
+found whole; and the old one is kept, as `<name>.previous`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import warnings
+import zlib
+
+import numpy as np
+
+from minicnn import schedules
+from minicnn.backend import array_module, to_device, to_numpy
+from minicnn.errors import FileError, InputError
+from minicnn.files import move_whole, remove_leftovers
+from minicnn.schedules import Constant
+from minicnn.storage import ArrayFile, write_arrays
+
+SCHEDULES = {kind.__name__: kind for kind in vars(schedules).values() if dataclasses.is_dataclass(kind)}
+
+
+class Checkpoint:
+    """The file of one run.
+
+    Args:
+        path: the file. Beside it there may be `<path>.previous`, the one before, and `<path>.new`, one that
+            was being made.
+        run: the run, as `minicnn.training.Run`.
+        settings: a dict of plain values that must be the same for a run to go on.
+    """
+
+    def __init__(self, path, run, settings):
+        self.path = pathlib.Path(path)
+        self.previous = self.path.with_name(self.path.name + ".previous")
+        self.new = self.path.with_name(self.path.name + ".new")
+        self.run = run
+        self.settings = _as_json(settings)
+        self.optimizer_settings = _as_json(optimizer_settings(run.optimizer))
+        self.saved = None
+        self.newest_is_whole = False
+
+    def open(self, resume):
+        """Look for a run to go on with, and refuse one that does not belong to these settings.
+
+        Args:
+            resume: whether to go on with it.
+
+        Raises:
+            InputError: the file's run has other settings; or there is one and `resume` is not wanted.
+            FileError: there is a file, and neither it nor the previous one can be used.
+        """
+        found = [path for path in (self.path, self.previous) if os.path.lexists(path)]
+        if found and not resume:
+            raise InputError(
+                f"{found[0]} holds a run already: give resume=True to go on with it, or another name, or remove "
+                f"it and {self.previous.name}"
+            )
+        failures = []
+        for path in found:
+            try:
+                self.saved = self._checked(path)
+                break
+            except FileError as error:
+                failures.append(error)
+        if self.saved is None and failures:
+            raise FileError("; ".join(map(str, failures)))
+        if failures:
+            warnings.warn(f"{failures[0]}: going on from {path}, the one before", stacklevel=4)
+        elif found and found[0] == self.previous:
+            warnings.warn(f"{self.path} is missing: going on from {self.previous}, the one before", stacklevel=4)
+        self.newest_is_whole = self.saved is not None and path == self.path
+        if self.saved is not None:
+            self._compare()
+
+    def begin(self):
+        """Put the saved run's state into the run's objects, or save the beginning of a new one.
+
+        Returns:
+            whether there was a saved run.
+
+        Raises:
+            FileError: the file cannot be written; or its state does not fit the run.
+        """
+        remove_leftovers(self.new)
+        if self.saved is None:
+            self.save()
+            return False
+        with self.saved as file:
+            try:
+                self._restore(file)
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise FileError(f"{file.path} cannot be used: its state does not fit the run ({error!r})") from error
+        self.saved = None
+        return True
+
+    def close(self):
+        """Close the file that was opened, if it is still open."""
+        if self.saved is not None:
+            self.saved._zip.close()
+
+    def save(self):
+        """Write the run's state; the file before is kept until the new one is proven, and after that as previous.
+
+        Raises:
+            FileError: a file cannot be written, or reads back wrong. The last good one is still there.
+        """
+        run, arrays = self.run, {}
+        for name, parameter in run.model.parameters().items():
+            arrays[f"model/{name}"] = to_numpy(parameter.value)
+        for name, slots in run.optimizer.state.items():
+            arrays |= {f"optimizer/{name}/{slot}": to_numpy(array) for slot, array in slots.items()}
+        for name, values in run.history.items():
+            arrays[f"history/{name}"] = np.array(values, dtype=np.float64)
+        memories = []
+        for index, callback in enumerate(run.callbacks):
+            memory = callback.state()
+            arrays |= {f"callback/{index}/{key}": v for key, v in memory.items() if isinstance(v, np.ndarray)}
+            memories.append({key: value for key, value in memory.items() if not isinstance(value, np.ndarray)})
+        description = {
+            "settings": self.settings,
+            "optimizer_settings": self.optimizer_settings,
+            "place": run.place(),
+            "history": list(run.history),
+            "optimizer": {
+                "now": optimizer_settings(run.optimizer),
+                "steps": run.optimizer.steps,
+                "state": list(run.optimizer.state),
+            },
+            "generators": [_plain_state(generator) for generator in generators(run.model)],
+            "callbacks": memories,
+            "callback_arrays": {
+                name: [array.shape, array.dtype.str] for name, array in arrays.items() if name.startswith("callback/")
+            },
+        }
+        write_arrays(self.new, "checkpoint", description, arrays)
+        with ArrayFile(self.new, "checkpoint") as file:
+            file.prove()
+        if self.newest_is_whole:  # a broken one must not push a whole one out
+            move_whole(self.path, self.previous)
+        move_whole(self.new, self.path)
+        self.newest_is_whole = True
+
+    def _checked(self, path):
+        """A checkpoint file, open, if all of it can be read."""
+        file = ArrayFile(path, "checkpoint")
+        try:
+            file.prove()
+        except BaseException:
+            file._zip.close()
+            raise
+        return file
+
+    def _compare(self):
+        """Refuse a saved run with other settings."""
+        description = self.saved.description
+        different = list(_differences(description.get("settings"), self.settings))
+        # Whoever goes on in the same session has the optimizer as the callbacks left it.
+        now = description.get("optimizer", {}).get("now")
+        if self.optimizer_settings not in (description.get("optimizer_settings"), now):
+            different += _differences(
+                description.get("optimizer_settings"), self.optimizer_settings, "optimizer."
+            )
+        if different:
+            self.close()
+            raise InputError(
+                f"the run in {self.saved.path} cannot go on with other settings: {'; '.join(different[:8])}. "
+                "Give it the old ones, or begin a new run under another name"
+            )
+
+    def _restore(self, file):
+        run, saved = self.run, file.description
+        place, optimizer = saved["place"], saved["optimizer"]
+        history = {f"history/{name}": name for name in saved["history"]}
+        parameters = run.model.parameters()
+        expected = {f"model/{name}": (p.value.shape, p.value.dtype) for name, p in parameters.items()}
+        slots = {
+            f"optimizer/{name}/{slot}": (name, slot) for name in optimizer["state"] for slot in run.optimizer.slots
+        }
+        values = {name: parameter.value for name, parameter in parameters.items()}
+        expected |= {key: (values[name].shape, values[name].dtype) for key, (name, _) in slots.items()}
+        expected |= {key: ((place["epoch"],), np.float64) for key in history}
+        expected |= {name: (tuple(shape), dtype) for name, (shape, dtype) in saved["callback_arrays"].items()}
+        file.check(expected)
+        own_generators = generators(run.model)
+        if len(own_generators) != len(saved["generators"]) or len(run.callbacks) != len(saved["callbacks"]):
+            raise ValueError("it has another number of generators or callbacks")
+        run.go_to(place)
+        self.optimizer_settings = saved["optimizer_settings"]
+        _set_optimizer(run.optimizer, optimizer)
+        for name, parameter in parameters.items():
+            parameter.value[...] = to_device(file.read(f"model/{name}"))
+        for key, (name, slot) in slots.items():
+            value = parameters[name].value
+            array = array_module(value).empty_like(value)  # lies in memory as it did
+            array[...] = to_device(file.read(key))
+            run.optimizer.state.setdefault(name, {})[slot] = array
+        for key, name in history.items():
+            run.history[name] = file.read(key).tolist()
+        for generator, state in zip(own_generators, saved["generators"], strict=True):
+            generator.bit_generator.state = state
+        for index, (callback, memory) in enumerate(zip(run.callbacks, saved["callbacks"], strict=True)):
+            prefix = f"callback/{index}/"
+            arrays = {name: file.read(name) for name in saved["callback_arrays"] if name.startswith(prefix)}
+            callback.restore(memory | {name.removeprefix(prefix): array for name, array in arrays.items()})
+
+
+def generators(model):
+    """Every random generator that a layer keeps, in the layers' order."""
+    return [
+        item for layer in model.layers for _, item in sorted(vars(layer).items()) if isinstance(item, np.random.Generator)
+    ]
+
+
+def fingerprint(array):
+    """What tells one data set from another: shape, dtype and a checksum of the content."""
+    checksum = 0
+    for start in range(0, len(array), 4096):
+        checksum = zlib.crc32(np.ascontiguousarray(to_numpy(array[start : start + 4096])), checksum)
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
+
+
+def plain_attributes(thing):
+    """The class of an object and those of its attributes that are plain values."""
+    plain = (str, int, float, bool, type(None))
+    values = {name: value for name, value in vars(thing).items() if isinstance(value, plain)}
+    return {"class": type(thing).__name__, **values}
+
+
+def optimizer_settings(optimizer):
+    """All of an optimizer but its state: its class, its numbers and its learning rate."""
+    settings = plain_attributes(optimizer) | {"learning_rate": _described(optimizer.schedule)}
+    del settings["steps"]
+    return settings
+
+
+def _described(schedule):
+    """A schedule as plain values; of a function of the user's own the name alone."""
+    if type(schedule) is Constant:
+        return schedule.learning_rate
+    if type(schedule) in SCHEDULES.values():
+        fields = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
+        return {"class": type(schedule).__name__} | {
+            name: _described(value) if callable(value) else value for name, value in fields.items()
+        }
+    return {"function": getattr(schedule, "__qualname__", type(schedule).__name__)}
+
+
+def _made(described):
+    """The schedule that `_described` described."""
+    if isinstance(described, dict):
+        if "function" in described:
+            raise ValueError(f"the learning rate was set during the run to {described['function']}")
+        fields = {name: _made(value) if isinstance(value, dict) else value for name, value in described.items()}
+        return SCHEDULES[fields.pop("class")](**fields)
+    return Constant(float(described))
+
+
+def _set_optimizer(optimizer, saved):
+    """Give an optimizer the settings and the step that it had when it was saved, and no state yet."""
+    steps, settings = saved["steps"], dict(saved["now"])
+    if type(steps) is not int or steps < 0 or settings.keys() != optimizer_settings(optimizer).keys():
+        raise ValueError("the optimizer's settings are not its own")
+    learning_rate = settings.pop("learning_rate")
+    if learning_rate != _as_json(_described(optimizer.schedule)):
+        optimizer.schedule = _made(learning_rate)
+    for name, value in settings.items():
+        if name != "class":
+            setattr(optimizer, name, value)
+    optimizer.steps, optimizer.state = steps, {}
+
+
+def _differences(saved, now, where=""):
+    """What differs between two trees of plain values, a text each."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for name in sorted(saved.keys() | now.keys()):
+            yield from _differences(saved.get(name), now.get(name), f"{where}{name}.")
+    elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
+        for index, pair in enumerate(zip(saved, now, strict=True)):
+            yield from _differences(*pair, f"{where[:-1]}[{index}].")
+    elif saved != now and not (_is_nan(saved) and _is_nan(now)):
+        yield f"{where[:-1]} was {saved!r:.120} and is {now!r:.120}"
+
+
+def _is_nan(value):
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _as_json(value):
+    """A tree of plain values as it comes back from a file: tuples as lists, NumPy's numbers as Python's."""
+    return json.loads(json.dumps(value, default=lambda number: number.item()))
+
+
+def _plain_state(generator):
+    """A generator's state for JSON."""
+    return json.loads(json.dumps(generator.bit_generator.state, default=lambda array: array.tolist()))

@@ -1,0 +1,162 @@
+"""Where a training run breaks: the first number that is not finite.
+
+A learning rate too large makes the weights grow from step to step, until a
+sum of products is larger than the largest float and becomes infinity; the
+next subtraction of two infinities is NaN, and from there NaN spreads to
+everything. What then stands in the weights is worthless, and the message
+"loss: nan" tells nothing. So `fit` looks at every loss, keeps a copy of
+weights that were still good, and when it is too late goes through the batch
+again layer by layer to say where it began.
+"""
+
+import math
+
+import numpy as np
+
+from minicnn.backend import array_module
+from minicnn.errors import DivergenceError
+
+COPY_EVERY = 100  # batches from one copy of good weights to the next, and between looks at the loss on a GPU
+
+
+class Guard:
+    """Watches a run for numbers that are not finite, and keeps the last weights known to be good.
+
+    Weights are known to be good when a batch's loss with them was finite. They are copied at the first batch of
+    every epoch and at every hundredth after it, which takes less than 1 % of the time and as much memory as the
+    weights. On the CPU every batch is looked at; on a GPU, where a look waits for the device, only the
+    batches at which the weights are copied, and the end of the epoch.
+
+    Args:
+        model: the model in training, built.
+        loss: the run's loss function.
+    """
+
+    def __init__(self, model, loss):
+        self.model, self.loss = model, loss
+        self.parameters = model.parameters()
+        self.on_cpu = all(array_module(parameter.value) is np for parameter in self.parameters.values())
+        self.copies, self.copied_at = {}, None
+        # A gradient that is not finite spreads on its way back, so that it shows in the first layer: in its
+        # smallest parameter, commonly the bias, it can be looked for at no cost.
+        first = model._first_learned()
+        self.last_gradient = min(first.parameters().values(), key=lambda p: p.value.size) if first else None
+
+    def look_at_loss(self, value, run, x, labels):
+        """After a batch's loss is computed, before the weights change.
+
+        Raises:
+            DivergenceError: the loss, or on a GPU one since the last look, is not finite.
+        """
+        due = run.batch % COPY_EVERY == 0 or self.copied_at is None
+        if (self.on_cpu or due) and not math.isfinite(value + run.total_loss):
+            self.stop(f"the loss is {float(value)}", run, [(x, labels)])
+        if due:
+            self._copy(run)
+
+    def look_at_gradient(self, run, x, labels):
+        """After a batch's gradients are computed, before the weights change.
+
+        Raises:
+            DivergenceError: gradients are not finite.
+        """
+        if self.on_cpu and self.last_gradient is not None:
+            norm = self.last_gradient.gradient_norm_squared()
+            if not math.isfinite(norm):
+                self.stop("the gradients are not finite", run, [(x, labels)])
+
+    def look_at_weights(self, run):
+        """After an epoch, and before weights are saved.
+
+        Raises:
+            DivergenceError: a weight, or the epoch's loss so far, is not finite.
+        """
+        if not math.isfinite(run.total_loss):
+            self.stop("the loss is not finite", run)
+        for name, parameter in self.parameters.items():
+            if not _finite(parameter.value):
+                self.stop(f"{name} is not finite", run)
+
+    def stop(self, what, run, batches=()):
+        """Put the good weights back and raise DivergenceError.
+
+        Args:
+            what: what was seen.
+            run: the run, for the place and the history.
+            batches: (x, labels) to look through for the layer at which it began.
+        """
+        for x, labels in batches:
+            place = first_not_finite(self.model, self.loss, x, labels)
+            if place is not None:
+                what += f"; first went {place}"
+                break
+        for parameter in self.parameters.values():
+            parameter.clear_gradient()
+        back = "The weights are as they came"
+        if self.copied_at is not None:
+            for name, copy in self.copies.items():
+                self.parameters[name].value[...] = copy
+            epoch, batch = self.copied_at
+            back = (
+                f"The weights are again those before batch {batch + 1} of epoch {epoch + 1}, the last copy known good"
+            )
+        late = "" if self.on_cpu else f" (or up to {COPY_EVERY} batches before: on a GPU only so often is looked)"
+        raise DivergenceError(
+            f"batch {run.batch + 1} of epoch {run.epoch + 1}{late}: {what}. {back}. Try a smaller learning rate, "
+            f"or clip_norm in the optimizer, with a new optimizer",
+            history=run.history,
+        )
+
+    def _copy(self, run):
+        for name, parameter in self.parameters.items():
+            if name in self.copies:
+                self.copies[name][...] = parameter.value
+            else:
+                self.copies[name] = parameter.value.copy()
+        self.copied_at = run.epoch, run.batch
+
+
+def first_not_finite(model, loss, x, labels):
+    """Go through a batch forward and back, and say what first holds NaN or infinity.
+
+    Args:
+        model: the model; its gradients are cleared.
+        loss: a loss function, as `fit` takes.
+        x, labels: the batch.
+
+    Returns:
+        a text such as "the output of conv2d_2" or "the gradient of dense_1.weight", or None if all is finite.
+    """
+    y = model.prepare(x)
+    if not _finite(y):
+        return f"the batch itself, as {model.dtype}"
+    steps = []
+    for name, layer in zip(model.names, model.layers, strict=True):
+        if layer is model.layers[-1] and model._ends_in_softmax():
+            break
+        for key, parameter in layer.parameters().items():
+            parameter.clear_gradient()
+            if not _finite(parameter.value):
+                return f"{name}.{key}, changed by a step whose gradient was not finite or too large"
+        y, way_back = layer.forward(y, training=True)
+        if not _finite(y):
+            return f"the output of {name}"
+        steps.append((name, layer, way_back))
+    value, dy = loss.compute(y, labels)
+    if not math.isfinite(value):
+        return f"the loss, of outputs up to {float(abs(y).max()):.3g}"
+    if not _finite(dy):
+        return "the gradient of the loss"
+    for name, layer, way_back in reversed(steps):
+        dy = way_back(dy)
+        for key, parameter in layer.parameters().items():
+            if parameter.has_gradient and not _finite(parameter.grad):
+                return f"the gradient of {name}.{key}"
+        if not _finite(dy):
+            return f"the gradient of {name}'s input"
+    return None
+
+
+def _finite(array):
+    """Whether all numbers are finite, told without a copy: NaN and infinity are their array's extremes."""
+    return array.size == 0 or (math.isfinite(array.min()) and math.isfinite(array.max()))
