@@ -170,9 +170,7 @@ class Checkpoint:
         # Whoever goes on in the same session has the optimizer as the callbacks left it.
         now = description.get("optimizer", {}).get("now")
         if self.optimizer_settings not in (description.get("optimizer_settings"), now):
-            different += _differences(
-                description.get("optimizer_settings"), self.optimizer_settings, "optimizer."
-            )
+            different += _differences(description.get("optimizer_settings"), self.optimizer_settings, "optimizer.")
         if different:
             self.close()
             raise InputError(
@@ -220,7 +218,10 @@ class Checkpoint:
 def generators(model):
     """Every random generator that a layer keeps, in the layers' order."""
     return [
-        item for layer in model.layers for _, item in sorted(vars(layer).items()) if isinstance(item, np.random.Generator)
+        item
+        for layer in model.layers
+        for _, item in sorted(vars(layer).items())
+        if isinstance(item, np.random.Generator)
     ]
 
 
