@@ -1,0 +1,136 @@
+"""What the examples share: their options, their data, and the picture at the end.
+
+The networks themselves stand in the examples.
+"""
+
+import argparse
+import math
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import minicnn as mc
+from minicnn.datasets import LETTERS
+from minicnn.files import write_whole
+
+GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
+
+
+def options(description, name, epochs, samples=None):
+    """The command line of an example, read.
+
+    Args:
+        description: what the example does.
+        name: of the files it leaves.
+        epochs, samples: what it does unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--data", default="letters", metavar="letters|PATH", help="letters drawn on the spot, or notMNIST's files")
+    add("--epochs", type=_count, default=epochs, help="how often every training image is seen")
+    add("--batch-size", type=_count, default=32, help="images a step")
+    add("--samples", type=_count, default=samples, help="train on this many images only")
+    add("--seed", type=int, default=0, help="of the weights, the batches and the split")
+    add("--backend", choices=["numpy", "cupy", "auto"], default="numpy", help="where to compute: CPU or GPU")
+    add("--save", default=f"{name}.npz", metavar="FILE", help="where the trained network goes")
+    add("--picture", default=f"{name}.png", metavar="FILE", help="where the picture of predictions goes")
+    add("--min-accuracy", type=_percentage, default=0, metavar="PERCENT", help="fail if the test accuracy is below")
+    chosen = parser.parse_args()
+    for path in (chosen.save, chosen.picture):  # before any work: a run must not end in a folder that is not there
+        if not pathlib.Path(path).resolve().parent.is_dir():
+            parser.error(f"the folder of {path} does not exist")
+    return chosen
+
+
+def load_data(chosen):
+    """`(x_train, y_train), (x_test, y_test)` with images (N, 1, 28, 28), and what they are, in words."""
+    if chosen.data == "letters":
+        sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
+    else:
+        sets, what = mc.datasets.load_notmnist(chosen.data, seed=chosen.seed), f"notMNIST from {chosen.data}"
+    (x_train, y_train), (x_test, y_test) = sets
+    if chosen.samples is not None:
+        if chosen.samples > len(x_train):
+            raise mc.InputError(f"--samples {chosen.samples} is more than the {len(x_train)} training images")
+        x_train, y_train = x_train[: chosen.samples], y_train[: chosen.samples]  # they come shuffled
+    print(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test")
+    return (x_train[:, None], y_train), (x_test[:, None], y_test), what
+
+
+def run(model, optimizer, chosen):
+    """Train a network, measure it on the test set, save it, and draw what it says of some test images.
+
+    Returns:
+        the exit status: 1 if the accuracy is below `--min-accuracy`.
+    """
+    try:
+        mc.use(chosen.backend)
+        (x_train, y_train), test, what = load_data(chosen)
+        model.summary(chosen.batch_size)
+        model.fit(x_train, y_train, chosen.epochs, chosen.batch_size, optimizer, validation_split=0.1)
+        return finish(model, test, what, chosen)
+    except mc.MinicnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def finish(model, test, what, chosen):
+    """Measure, save and draw a trained network; the exit status."""
+    x_test, y_test = test
+    loss, accuracy = model.evaluate(x_test, y_test)
+    print(f"test loss {loss:.4f}, test accuracy {100 * accuracy:.2f} % on {len(x_test):,} images ({what})")
+    model.save(chosen.save)
+    draw_predictions(model, x_test, y_test, chosen.picture, f"test accuracy {100 * accuracy:.1f} % — {what}")
+    print(f"network saved in {chosen.save}, picture of predictions in {chosen.picture}")
+    if 100 * accuracy < chosen.min_accuracy:
+        print(f"the test accuracy is below {chosen.min_accuracy} %", file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw_predictions(model, images, labels, path, title):
+    """A PNG of 24 test images and what the network says of each; first its surest mistakes, the rest as they come."""
+    probabilities = model.predict(images)
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:8]
+    right = np.flatnonzero(predicted == labels)[: 24 - len(wrong)]
+    shown = np.concatenate([wrong, right])
+    scale, columns, gap, head = 3, 8, 12, 40
+    tile, caption = 28 * scale, 36
+    rows = math.ceil(len(shown) / columns)
+    width, height = gap + columns * (tile + gap), head + rows * (tile + caption + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    draw.text((gap, 10), title, fill="black", font=font)
+    for place, index in enumerate(shown):
+        left = gap + place % columns * (tile + gap)
+        top = head + place // columns * (tile + caption + gap)
+        glyph = Image.fromarray(np.asarray(images[index, 0])).resize((tile, tile), Image.Resampling.NEAREST)
+        sheet.paste(glyph, (left, top))
+        right_one = predicted[index] == labels[index]
+        said = f"{LETTERS[predicted[index]]}  {100 * probabilities[index].max():.0f} %"
+        draw.text((left, top + tile + 2), said, fill=GREEN if right_one else RED, font=font)
+        if not right_one:
+            draw.text((left, top + tile + 20), f"labelled {LETTERS[labels[index]]}", fill=GREY, font=small)
+    with write_whole(path) as file:
+        sheet.save(file, "PNG")
+
+
+def _count(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _percentage(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"needs a number from 0 to 100, got {text!r}")
+    return value

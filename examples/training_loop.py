@@ -1,0 +1,38 @@
+"""LeNet-5 trained with the loop written out: what `fit` does, with nothing hidden.
+
+Run it from the project's folder: python examples/training_loop.py
+"""
+
+import sys
+
+import numpy as np
+from common import finish, load_data, options
+
+import minicnn as mc
+
+chosen = options(__doc__.splitlines()[0], name="training_loop", epochs=3)
+mc.use(chosen.backend)
+(x_train, y_train), test, what = load_data(chosen)
+
+model = mc.networks.lenet5(seed=chosen.seed)
+loss_function = mc.SoftmaxCrossEntropy()
+optimizer = mc.Adam(learning_rate=0.001)
+rng = np.random.default_rng(chosen.seed)
+
+for epoch in range(chosen.epochs):
+    order = rng.permutation(len(x_train))  # every image once an epoch, in a new order
+    total_loss, hits = 0.0, 0
+    for start in range(0, len(order), chosen.batch_size):
+        batch = order[start : start + chosen.batch_size]  # the last one may be smaller
+        x, labels = x_train[batch], y_train[batch]  # uint8: the model scales them to [0, 1]
+
+        logits, backward = model.forward(x, training=True)
+        loss, dlogits = loss_function(logits, labels)
+        backward(dlogits)
+        optimizer.step(model.parameters())
+
+        total_loss += float(loss) * len(batch)  # a batch's loss is its images' mean: weigh it by their number
+        hits += (mc.to_numpy(logits).argmax(axis=1) == labels).sum()
+    print(f"epoch {epoch + 1}: loss {total_loss / len(order):.4f}, accuracy {hits / len(order):.4f}")
+
+sys.exit(finish(model, test, what, chosen))
