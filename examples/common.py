@@ -82,7 +82,7 @@ def finish(model, test, what, chosen):
     loss, accuracy = model.evaluate(x_test, y_test)
     print(f"test loss {loss:.4f}, test accuracy {100 * accuracy:.2f} % on {len(x_test):,} images ({what})")
     model.save(chosen.save)
-    draw_predictions(model, x_test, y_test, chosen.picture, f"test accuracy {100 * accuracy:.1f} % — {what}")
+    draw_predictions(model, x_test, y_test, chosen.picture, f"test accuracy {100 * accuracy:.1f} %: {what}")
     print(f"network saved in {chosen.save}, picture of predictions in {chosen.picture}")
     if 100 * accuracy < chosen.min_accuracy:
         print(f"the test accuracy is below {chosen.min_accuracy} %", file=sys.stderr)
