@@ -6,7 +6,16 @@ in `minicnn/layers/activations.py`, then `im2col.py` and `layers/conv.py`.
 
 from minicnn import backend, datasets, gradcheck, im2col, initializers, layers, losses, networks, optimizers, schedules
 from minicnn.backend import to_device, to_numpy, use
-from minicnn.errors import BackendError, FileError, GradientError, InputError, MinicnnError
+from minicnn.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateScheduler,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+)
+from minicnn.errors import BackendError, DivergenceError, FileError, GradientError, InputError, MinicnnError
 from minicnn.layers import (
     AvgPool2D,
     Conv2D,
@@ -25,7 +34,7 @@ from minicnn.losses import MeanSquaredError, SoftmaxCrossEntropy
 from minicnn.model import Sequential, load
 from minicnn.optimizers import SGD, Adam
 from minicnn.parameter import Parameter
+from minicnn.progress import History
 from minicnn.schedules import Constant, CosineDecay, ExponentialDecay, StepDecay, WarmUp
-from minicnn.training import Callback, History
 
 __version__ = "0.1.0"

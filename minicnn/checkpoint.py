@@ -109,7 +109,7 @@ class Checkpoint:
     def close(self):
         """Close the file that was opened, if it is still open."""
         if self.saved is not None:
-            self.saved._zip.close()
+            self.saved.close()
 
     def save(self):
         """Write the run's state; the file before is kept until the new one is proven, and after that as previous.
@@ -159,7 +159,7 @@ class Checkpoint:
         try:
             file.prove()
         except BaseException:
-            file._zip.close()
+            file.close()
             raise
         return file
 

@@ -10,22 +10,25 @@ again layer by layer to say where it began.
 """
 
 import math
+import tempfile
 
 import numpy as np
 
-from minicnn.backend import array_module
-from minicnn.errors import DivergenceError
+from minicnn.backend import array_module, to_device, to_numpy
+from minicnn.errors import DivergenceError, FileError
 
-COPY_EVERY = 100  # batches from one copy of good weights to the next, and between looks at the loss on a GPU
+LOOK_EVERY = 100  # batches between looks at the loss on a GPU
+COPY_EVERY, COPY_BYTES = 100, 2**26  # batches from one copy of good weights to the next; weights up to this size
+FILE_EVERY = 1000  # the same for larger weights, which are copied to a temporary file
 
 
 class Guard:
     """Watches a run for numbers that are not finite, and keeps the last weights known to be good.
 
     Weights are known to be good when a batch's loss with them was finite. They are copied at the first batch of
-    every epoch and at every hundredth after it, which takes less than 1 % of the time and as much memory as the
-    weights. On the CPU every batch is looked at; on a GPU, where a look waits for the device, only the
-    batches at which the weights are copied, and the end of the epoch.
+    every epoch and at every hundredth after it, which takes less than 1 % of the time; those of more than 64 MiB
+    at every thousandth, and to a temporary file, so that the memory does not double. On the CPU every batch is
+    looked at; on a GPU, where a look waits for the device, every hundredth, and the end of the epoch.
 
     Args:
         model: the model in training, built.
@@ -37,6 +40,9 @@ class Guard:
         self.parameters = model.parameters()
         self.on_cpu = all(array_module(parameter.value) is np for parameter in self.parameters.values())
         self.copies, self.copied_at = {}, None
+        self.file = None
+        if sum(parameter.value.nbytes for parameter in self.parameters.values()) > COPY_BYTES:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the run
         # A gradient that is not finite spreads on its way back, so that it shows in the first layer: in its
         # smallest parameter, commonly the bias, it can be looked for at no cost.
         first = model._first_learned()
@@ -48,8 +54,8 @@ class Guard:
         Raises:
             DivergenceError: the loss, or on a GPU one since the last look, is not finite.
         """
-        due = run.batch % COPY_EVERY == 0 or self.copied_at is None
-        if (self.on_cpu or due) and not math.isfinite(value + run.total_loss):
+        due = run.batch % (FILE_EVERY if self.file else COPY_EVERY) == 0 or self.copied_at is None
+        if (self.on_cpu or due or run.batch % LOOK_EVERY == 0) and not math.isfinite(value + run.total_loss):
             self.stop(f"the loss is {float(value)}", run, [(x, labels)])
         if due:
             self._copy(run)
@@ -92,15 +98,14 @@ class Guard:
                 break
         for parameter in self.parameters.values():
             parameter.clear_gradient()
-        back = "The weights are as they came"
+        back = "No step was taken"
         if self.copied_at is not None:
-            for name, copy in self.copies.items():
-                self.parameters[name].value[...] = copy
+            self._put_back()
             epoch, batch = self.copied_at
             back = (
                 f"The weights are again those before batch {batch + 1} of epoch {epoch + 1}, the last copy known good"
             )
-        late = "" if self.on_cpu else f" (or up to {COPY_EVERY} batches before: on a GPU only so often is looked)"
+        late = "" if self.on_cpu else f" (or up to {LOOK_EVERY} batches before: on a GPU only so often is looked)"
         raise DivergenceError(
             f"batch {run.batch + 1} of epoch {run.epoch + 1}{late}: {what}. {back}. Try a smaller learning rate, "
             f"or clip_norm in the optimizer, with a new optimizer",
@@ -108,12 +113,34 @@ class Guard:
         )
 
     def _copy(self, run):
+        if self.file:
+            self.copied_at = None  # while the copy is half old and half new, there is none
+            self.file.seek(0)
         for name, parameter in self.parameters.items():
-            if name in self.copies:
+            if self.file:
+                try:
+                    self.file.write(np.ascontiguousarray(to_numpy(parameter.value)).data)
+                except OSError as error:
+                    raise FileError(
+                        f"no copy of the weights can be kept in {tempfile.gettempdir()}: {error.strerror}. Make room "
+                        "there, or set TMPDIR to a folder that has it"
+                    ) from error
+            elif name in self.copies:
                 self.copies[name][...] = parameter.value
             else:
                 self.copies[name] = parameter.value.copy()
         self.copied_at = run.epoch, run.batch
+
+    def _put_back(self):
+        if self.file:
+            self.file.seek(0)
+        for name, parameter in self.parameters.items():
+            value = parameter.value
+            if self.file:
+                copy = np.frombuffer(self.file.read(value.nbytes), value.dtype).reshape(value.shape)
+                value[...] = to_device(copy)
+            else:
+                value[...] = self.copies[name]
 
 
 def first_not_finite(model, loss, x, labels):

@@ -186,8 +186,15 @@ class Sequential:
         shuffle=True,
         callbacks=(),
         verbose=True,
+        checkpoint=None,
+        checkpoint_every=300.0,
+        resume=False,
     ):
-        """Train; see `minicnn.training.fit`.
+        """Train, and tell how it went.
+
+        Ctrl-C (or SIGTERM) ends the training after the batch, in good order: the history comes back with
+        `history.interrupted` set. A second one stops at once. A loss that is not finite ends it with a
+        DivergenceError that says where it began; the model then has the last weights known to be good.
 
         Args:
             x: (N, *input_shape), floating point or uint8.
@@ -199,14 +206,22 @@ class Sequential:
             validation_split: the share of images held out, shuffled and stratified by class.
             validation_data: (x, y) to validate on instead.
             shuffle: a new order every epoch, drawn from the model's seed.
-            callbacks: objects as `minicnn.training.Callback`.
+            callbacks: objects as `minicnn.Callback`: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`,
+                `LearningRateScheduler`, `CSVLogger`, `LambdaCallback`, or your own.
             verbose: a progress bar, or a line an epoch where the output is no terminal.
+            checkpoint: a file that keeps the whole run, written after every epoch; None for none.
+            checkpoint_every: seconds after which it is written within an epoch, too; None for never.
+            resume: go on with the run in `checkpoint`, to the same bits as if it had never stopped; where the
+                file is missing, begin. `epochs` may be another number than before, all else must be the same.
 
         Returns:
             a `History`: `{"loss": [...], "accuracy": [...], "val_loss": [...], ...}`, one number an epoch.
 
         Raises:
-            InputError: data or settings that cannot be right, found before the first step.
+            InputError: data or settings that cannot be right, found before the first step; a checkpoint of a
+                run with other settings.
+            DivergenceError: numbers that are no longer finite.
+            FileError: the checkpoint cannot be read or written.
         """
         return training.fit(
             self,
@@ -221,6 +236,9 @@ class Sequential:
             shuffle=shuffle,
             callbacks=callbacks,
             verbose=verbose,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
         )
 
     def evaluate(self, x, y, loss=None, batch_size=512):

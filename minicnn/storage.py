@@ -112,6 +112,10 @@ class ArrayFile:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Close the file."""
         self._zip.close()
 
     def names(self):

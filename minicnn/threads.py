@@ -11,6 +11,7 @@ settings give the same bits every time.
 """
 
 import contextlib
+import contextvars
 import ctypes
 import functools
 import itertools
@@ -78,7 +79,9 @@ def in_parallel(function, arguments):
     ended = queue.SimpleQueue()
     with one_core_blas():
         for _ in range(helpers):
-            _tasks().put((work, ended))
+            _tasks().put(
+                (functools.partial(contextvars.copy_context().run, work), ended)
+            )  # np.errstate holds there, too
         work()
         for _ in range(helpers):
             ended.get()

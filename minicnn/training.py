@@ -7,81 +7,86 @@
     backward(dlogits)
     optimizer.step(model.parameters())
 
-and beside that deals out the images in a new order every epoch, measures, and tells.
+and beside that deals out the images in a new order every epoch, measures,
+tells, and keeps the run in a file from which it can go on.
 """
 
-import csv
-import io
-import json
+import math
 import sys
 import time
 
 import numpy as np
 
 from minicnn.backend import to_numpy
+from minicnn.callbacks import Callback
+from minicnn.checkpoint import Checkpoint, fingerprint, plain_attributes
 from minicnn.datasets.splits import stratified_split
-from minicnn.errors import InputError
-from minicnn.files import write_whole
+from minicnn.divergence import Guard
+from minicnn.errors import DivergenceError, InputError
+from minicnn.interrupts import Interrupts
 from minicnn.layers.base import whole_number
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.metrics import correct
 from minicnn.optimizers import Adam
+from minicnn.progress import History, Progress
 
 
-class History(dict):
-    """What was measured, one number an epoch: `{"loss": [...], "accuracy": [...], ...}`.
-
-    >>> history = History(loss=[0.5, 0.25], accuracy=[0.8, 0.9])
-    >>> print(history.to_csv())
-    epoch,loss,accuracy
-    1,0.5,0.8
-    2,0.25,0.9
-    <BLANKLINE>
-    """
-
-    def record(self, measured):
-        """Add one epoch's numbers."""
-        for name, value in measured.items():
-            self.setdefault(name, []).append(value)
-
-    def to_csv(self, path=None):
-        """A table with one line an epoch, as a text, and written to `path` if one is given."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *self])
-        writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*self.values(), strict=True), start=1))
-        return _written(text.getvalue(), path)
-
-    def to_json(self, path=None):
-        """The dict of lists as a JSON text, and written to `path` if one is given."""
-        return _written(json.dumps(self, indent=1), path)
-
-
-class Callback:
-    """Something that happens during `fit`. Override what you need.
+class Run:
+    """A training run: who takes part, what was measured, and the place where it is.
 
     Attributes:
-        model, optimizer: set by `fit` before training starts. `self.model.stop_training = True` ends the
-            training after the batch.
+        model, optimizer, loss, callbacks: who takes part.
+        history: of the epochs that are done.
+        epoch, batch: the place, both counted from 0: the next batch to be trained on.
+        seen, total_loss, hits: images of this epoch so far, the sum of their losses, and how many were right.
+        seconds: this epoch's time before the run was cut.
+        finished: whether a callback ended it.
     """
 
-    model = None
-    optimizer = None
+    def __init__(self, model, optimizer, loss, callbacks):
+        self.model, self.optimizer, self.loss, self.callbacks = model, optimizer, loss, callbacks
+        self.history = History()
+        self.finished = False
+        self.begin_epoch(0)
 
-    def on_train_begin(self):
-        """Before the first batch."""
+    def begin_epoch(self, epoch):
+        """Go to the start of an epoch."""
+        self.epoch, self.batch = epoch, 0
+        self.seen, self.total_loss, self.hits, self.seconds = 0, 0.0, 0, 0.0
 
-    def on_epoch_begin(self, epoch):
-        """Before an epoch, counted from 0."""
+    def count(self, loss, outputs, labels):
+        """Note a batch that was trained on; on a GPU nothing is waited for."""
+        self.batch += 1
+        self.seen += len(labels)
+        self.total_loss = self.total_loss + loss.astype("float64") * len(labels)
+        if self.loss.is_classification:
+            self.hits = self.hits + correct(outputs, labels)
 
-    def on_batch_end(self, batch, loss):
-        """After a step, counted from 0 in each epoch; the loss is a scalar of the backend."""
+    def means(self):
+        """The means of this epoch so far."""
+        return _means(self.loss, self.total_loss, self.hits, self.seen)
 
-    def on_epoch_end(self, epoch, logs):
-        """After an epoch, with its numbers by name."""
+    def place(self):
+        """Where the run is, as plain values."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seen": self.seen,
+            "total_loss": float(self.total_loss),
+            "hits": int(self.hits),
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "stop_training": self.model.stop_training,
+        }
 
-    def on_train_end(self):
-        """After the last batch."""
+    def go_to(self, place):
+        """Go where `place` says."""
+        for name in ("epoch", "batch", "seen", "hits"):
+            if type(place[name]) is not int or place[name] < 0:
+                raise ValueError(f"the place's {name} is {place[name]!r}")
+            setattr(self, name, place[name])
+        self.total_loss, self.seconds = float(place["total_loss"]), float(place["seconds"])
+        self.finished, self.model.stop_training = bool(place["finished"]), bool(place["stop_training"])
 
 
 def fit(
@@ -97,86 +102,189 @@ def fit(
     shuffle=True,
     callbacks=(),
     verbose=True,
+    checkpoint=None,
+    checkpoint_every=300.0,
+    resume=False,
 ):
     """Train a model; the arguments are those of `Sequential.fit`."""
-    optimizer = Adam() if optimizer is None else optimizer
-    loss = SoftmaxCrossEntropy() if loss is None else loss
+    run = Run(
+        model,
+        Adam() if optimizer is None else optimizer,
+        SoftmaxCrossEntropy() if loss is None else loss,
+        list(callbacks),
+    )
     epochs = whole_number(epochs, "epochs", "fit", least=0)
     batch_size = whole_number(batch_size, "batch_size", "fit")
     y = np.asarray(y)
-    check_set(model, x, y, loss)
-    train = np.arange(len(x))
+    check_set(model, x, y, run.loss)
+    train, validation = _divided(model, x, y, run.loss, validation_split, validation_data)
+    _check_callbacks(run.callbacks, run.loss, validation)
+
+    file = None
+    if checkpoint is not None:
+        settings = {
+            "model": model.description(),
+            "loss": plain_attributes(run.loss),
+            "batch_size": batch_size,
+            "shuffle": bool(shuffle),
+            "images": fingerprint(x),
+            "labels": fingerprint(y),
+            "validation_split": validation_split,
+            "validation_data": None if validation_data is None else [fingerprint(part) for part in validation],
+            "callbacks": [{"class": type(callback).__name__, **callback.config()} for callback in run.callbacks],
+        }
+        file = Checkpoint(checkpoint, run, settings)
+        file.open(resume)
+    elif resume:
+        raise InputError("fit with resume=True needs checkpoint=PATH, the file to go on from")
+
+    model.stop_training = False
+    for callback in run.callbacks:
+        callback.model, callback.optimizer = model, run.optimizer
+        callback.on_train_begin()
+    if file is not None:
+        file.begin()
+    guard = Guard(model, run.loss)
+    # What overflows is watched by the guard, which says more than NumPy's warning.
+    with Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
+        while run.epoch < epochs and not run.finished and not interrupts.asked:
+            order = train
+            if shuffle:
+                order = np.random.default_rng([model.seed, run.epoch]).permutation(train)
+            with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
+                _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts)
+                if not interrupts.asked:
+                    _end_epoch(run, validation, batch_size, guard, progress, file)
+    if interrupts.asked and run.epoch < epochs and not run.finished:
+        run.history.interrupted = True
+        print(_how_to_go_on(run, interrupts.asked, checkpoint), file=sys.stderr)
+        return run.history
+    for callback in run.callbacks:
+        callback.on_train_end()
+    return run.history
+
+
+def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts):
+    """Every image once, from the run's place on."""
+    model, parameters = run.model, run.model.parameters()
+    started = saved = time.perf_counter()
+    before = run.seconds
+    if run.batch == 0:
+        for callback in run.callbacks:
+            callback.on_epoch_begin(run.epoch)
+    for start in range(run.batch * batch_size, len(order), batch_size):
+        if model.stop_training:
+            break
+        rows = order[start : start + batch_size]
+        images, labels = x[rows], y[rows]
+
+        outputs, backward = model.forward(images, training=True)
+        loss, doutputs = run.loss.compute(outputs, labels)
+        guard.look_at_loss(loss, run, images, labels)
+        backward(doutputs, input_gradient=False)
+        guard.look_at_gradient(run, images, labels)
+        run.optimizer.step(parameters)
+
+        run.count(loss, outputs, labels)
+        progress.update(len(rows), run.means)
+        now = time.perf_counter()
+        run.seconds = before + now - started
+        try:
+            for callback in run.callbacks:
+                callback.on_batch_end(run.batch - 1, loss)
+        except Exception:
+            _save(run, guard, file)
+            raise
+        if interrupts.asked or (checkpoint_every is not None and now - saved >= checkpoint_every):
+            _save(run, guard, file)
+            saved = time.perf_counter()
+        if interrupts.asked:
+            break
+
+
+def _end_epoch(run, validation, batch_size, guard, progress, file):
+    """Measure, tell, and go to the next epoch."""
+    guard.look_at_weights(run)
+    measured = run.means()
+    if validation is not None:
+        val_loss, val_accuracy = _measure(run.model, *validation, run.loss, max(batch_size, 512))
+        if not math.isfinite(val_loss):
+            raise DivergenceError(
+                f"the validation loss after epoch {run.epoch + 1} is {val_loss}, while the training loss is "
+                f"{measured['loss']:.4g}: look at the validation data",
+                history=run.history,
+            )
+        measured["val_loss"] = val_loss
+        if val_accuracy is not None:
+            measured["val_accuracy"] = val_accuracy
+    progress.finish(measured, run.seconds)
+    measured |= {"learning_rate": run.optimizer.learning_rate, "seconds": run.seconds}
+    if run.callbacks:  # so that a callback that raises costs nothing
+        _save(run, guard, file)
+    for callback in run.callbacks:
+        callback.on_epoch_end(run.epoch, dict(measured))
+    run.history.record(measured)
+    run.finished = run.model.stop_training
+    run.begin_epoch(run.epoch + 1)
+    _save(run, guard, file)
+
+
+def _save(run, guard, file):
+    if file is not None:
+        guard.look_at_weights(run)
+        file.save()
+
+
+def _divided(model, x, y, loss, validation_split, validation_data):
+    """The rows to train on, and the validation set `(x, y)` or None."""
+    everything = np.arange(len(x))
     if validation_data is not None:
         if validation_split:
             raise InputError("fit takes validation_split or validation_data, not both")
         x_validation, y_validation = validation_data
-        check_set(model, x_validation, np.asarray(y_validation), loss)
-    elif validation_split:
-        classes = y.argmax(axis=1) if y.ndim == 2 and loss.is_classification else y
-        if not loss.is_classification:
-            classes = np.zeros(len(y), dtype=int)
-        train, held_out = stratified_split(classes, validation_split, np.random.default_rng(model.seed))
-        validation_data = _Rows(x, held_out), y[held_out]
+        y_validation = np.asarray(y_validation)
+        check_set(model, x_validation, y_validation, loss)
+        return everything, (x_validation, y_validation)
+    if not validation_split:
+        return everything, None
+    classes = np.zeros(len(y), dtype=int)
+    if loss.is_classification:
+        classes = y.argmax(axis=1) if y.ndim == 2 else y
+    train, held_out = stratified_split(classes, validation_split, np.random.default_rng(model.seed))
+    return train, (_Rows(x, held_out), y[held_out])
 
-    model.stop_training = False
-    history = History()
+
+def _check_callbacks(callbacks, loss, validation):
+    """Refuse what is no callback, or waits for a number that this run does not measure."""
+    measured = ["loss"] + ["accuracy"] * loss.is_classification
+    if validation is not None:
+        measured += [f"val_{name}" for name in measured]
+    measured += ["learning_rate", "seconds"]
     for callback in callbacks:
-        callback.model, callback.optimizer = model, optimizer
-        callback.on_train_begin()
-    for epoch in range(epochs):
-        if model.stop_training:
-            break
-        for callback in callbacks:
-            callback.on_epoch_begin(epoch)
-        started = time.perf_counter()
-        order = train
-        if shuffle:
-            order = np.random.default_rng([model.seed, epoch]).permutation(train)
-        with _Progress(f"epoch {epoch + 1}/{epochs}", len(order), verbose) as progress:
-            measured = _epoch(model, x, y, order, batch_size, optimizer, loss, callbacks, progress)
-            seconds = time.perf_counter() - started
-            if validation_data is not None:
-                val_loss, val_accuracy = _measure(model, *validation_data, loss, max(batch_size, 512))
-                measured["val_loss"] = val_loss
-                if val_accuracy is not None:
-                    measured["val_accuracy"] = val_accuracy
-            progress.finish(measured, seconds)
-        measured |= {"learning_rate": optimizer.learning_rate, "seconds": seconds}
-        history.record(measured)
-        for callback in callbacks:
-            callback.on_epoch_end(epoch, measured)
-    for callback in callbacks:
-        callback.on_train_end()
-    return history
+        if not isinstance(callback, Callback):
+            raise InputError(f"fit needs callbacks made from minicnn.Callback, got {callback!r}")
+        if callback.monitor is not None and callback.monitor not in measured:
+            fix = ": give fit validation data" if callback.monitor.startswith("val_") else ""
+            raise InputError(
+                f"{type(callback).__name__} watches {callback.monitor!r}, and this run measures "
+                f"{', '.join(measured)}{fix}"
+            )
 
 
-def _epoch(model, x, y, order, batch_size, optimizer, loss, callbacks, progress):
-    """Every image once; the means of loss and accuracy over the epoch."""
-    parameters = model.parameters()
-    seen, total_loss, hits = 0, 0.0, 0
-    for batch, start in enumerate(range(0, len(order), batch_size)):
-        rows = order[start : start + batch_size]
-        labels = y[rows]
-        outputs, backward = model.forward(x[rows], training=True)
-        value, doutputs = loss.compute(outputs, labels)
-        backward(doutputs, input_gradient=False)
-        optimizer.step(parameters)
-        seen += len(rows)
-        total_loss = total_loss + value * len(rows)
-        if loss.is_classification:
-            hits = hits + correct(outputs, labels)
-        progress.update(len(rows), lambda: _means(loss, total_loss, hits, seen))  # noqa: B023, called at once
-        for callback in callbacks:
-            callback.on_batch_end(batch, value)
-        if model.stop_training:
-            break
-    return _means(loss, total_loss, hits, seen)
+def _how_to_go_on(run, signal, checkpoint):
+    where = f"{signal}: stopped in epoch {run.epoch + 1} after batch {run.batch}"
+    if checkpoint is None:
+        return (
+            f"{where}. The model keeps what it has learned; a run with fit(..., checkpoint=PATH) "
+            f"could go on where it stopped"
+        )
+    return f"{where} and saved. Go on with fit(..., checkpoint={str(checkpoint)!r}, resume=True)"
 
 
 def _means(loss, total_loss, hits, seen):
     means = {"loss": float(total_loss) / seen}
     if loss.is_classification:
-        means["accuracy"] = float(hits) / seen
+        means["accuracy"] = int(hits) / seen
     return means
 
 
@@ -238,52 +346,3 @@ class _Rows:
 
     def __getitem__(self, rows):
         return self.array[self.indices[rows]]
-
-
-class _Progress:
-    """A bar on a terminal; a line an epoch elsewhere; nothing if not verbose."""
-
-    def __init__(self, title, total, verbose):
-        self.title = title
-        self.lines = verbose and not sys.stderr.isatty()
-        self.bar = None
-        if verbose and not self.lines:
-            from tqdm import tqdm  # here, so that `import minicnn` needs NumPy alone
-
-            self.bar = tqdm(total=total, desc=title, unit=" images", unit_scale=True)
-        self.shown = time.perf_counter()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()
-
-    def update(self, count, measure):
-        """Count images; show what `measure()` gives, some times a second."""
-        if self.bar is None:
-            return
-        now = time.perf_counter()
-        if now - self.shown > 0.1:
-            self.shown = now
-            self.bar.set_postfix(_shown(measure()), refresh=False)
-        self.bar.update(count)
-
-    def finish(self, measured, seconds):
-        if self.bar is not None:
-            self.bar.set_postfix(_shown(measured))
-        elif self.lines:
-            numbers = "  ".join(f"{name} {value}" for name, value in _shown(measured).items())
-            print(f"{self.title}  {seconds:.1f} s  {numbers}", flush=True)
-
-
-def _shown(measured):
-    return {name: f"{value:.4f}" for name, value in measured.items()}
-
-
-def _written(text, path):
-    if path is not None:
-        with write_whole(path) as file:
-            file.write(text.encode())
-    return text
