@@ -48,6 +48,13 @@ class Guard:
         first = model._first_learned()
         self.last_gradient = min(first.parameters().values(), key=lambda p: p.value.size) if first else None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.file:
+            self.file.close()
+
     def look_at_loss(self, value, run, x, labels):
         """After a batch's loss is computed, before the weights change.
 

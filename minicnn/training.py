@@ -144,9 +144,8 @@ def fit(
         callback.on_train_begin()
     if file is not None:
         file.begin()
-    guard = Guard(model, run.loss)
     # What overflows is watched by the guard, which says more than NumPy's warning.
-    with Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
+    with Guard(model, run.loss) as guard, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         while run.epoch < epochs and not run.finished and not interrupts.asked:
             order = train
             if shuffle:

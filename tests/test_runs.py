@@ -1,0 +1,433 @@
+"""Runs that survive: cut anywhere and resumed to the same bits, faults caused for real."""
+
+import contextlib
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_training import small_model, small_set
+
+import minicnn as mc
+
+
+class CutError(Exception):
+    pass
+
+
+class CutAt(mc.Callback):
+    """Raise at one place of the run: the plug is pulled."""
+
+    def __init__(self, method, epoch, batch=None):
+        def pull(*place):
+            if self.armed and place[0] == (epoch if batch is None else batch) and self.epoch == epoch:
+                raise CutError
+
+        self.epoch, self.armed = 0, True
+        self.count = lambda epoch: setattr(self, "epoch", epoch)
+        self.hooks = {method: pull}
+
+    def on_epoch_begin(self, epoch):
+        self.count(epoch)
+        self.hooks.get("on_epoch_begin", lambda *_: None)(epoch)
+
+    def on_batch_end(self, batch, loss):
+        self.hooks.get("on_batch_end", lambda *_: None)(batch)
+
+    def on_epoch_end(self, epoch, logs):
+        self.hooks.get("on_epoch_end", lambda *_: None)(epoch)
+
+    def config(self):
+        return {}
+
+
+OPTIMIZERS = {
+    "SGD": lambda: mc.SGD(0.05),
+    "momentum and decay": lambda: mc.SGD(mc.StepDecay(0.05, 10, 0.5), 0.9, nesterov=True, weight_decay=1e-3),
+    "Adam, clipped": lambda: mc.Adam(mc.WarmUp(mc.CosineDecay(0.01, 40), 5), clip_norm=0.5),
+}
+
+
+def train(path=None, optimizer="Adam, clipped", cut=None, epochs=3, resume=False, every=None, **options):
+    """A run with everything that has a state: weights, optimizer, schedule, dropout, callbacks."""
+    x, y = small_set(50)
+    model = small_model(dropout=True)
+    if cut is None:
+        cut = CutAt("never", 0)
+        cut.armed = False
+    watch = mc.EarlyStopping("val_loss", patience=50, restore_best_weights=True)
+    arguments = {"batch_size": 8, "validation_split": 0.2, "verbose": False, **options}
+    optimizer = OPTIMIZERS[optimizer]()
+    try:
+        history = model.fit(
+            x,
+            y,
+            epochs,
+            optimizer=optimizer,
+            callbacks=[watch, cut],
+            checkpoint=path,
+            checkpoint_every=every,
+            resume=resume,
+            **arguments,
+        )
+    except CutError:
+        return None
+    weights = {name: parameter.value.copy() for name, parameter in model.parameters().items()}
+    state = {f"{name}/{slot}": a.copy() for name, slots in optimizer.state.items() for slot, a in slots.items()}
+    del history["seconds"]
+    return weights | state, dict(history), (watch.best, watch.wait, optimizer.steps, optimizer.learning_rate)
+
+
+def same(first, second):
+    assert first[0].keys() == second[0].keys()
+    for name in first[0]:
+        np.testing.assert_array_equal(first[0][name], second[0][name], err_msg=name)
+    assert first[1:] == second[1:]
+
+
+PLACES = [
+    ("on_epoch_begin", 0),
+    ("on_batch_end", 0, 0),
+    ("on_batch_end", 1, 2),
+    ("on_batch_end", 1, 4),  # the epoch's last
+    ("on_epoch_end", 0),
+    ("on_epoch_end", 2),
+    ("on_epoch_begin", 2),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_cut_anywhere_goes_on_to_the_same_bits(tmp_path, optimizer, place):
+    path = tmp_path / "run.npz"
+    whole = train(None, optimizer)
+    assert train(path, optimizer, CutAt(*place)) is None
+    same(whole, train(path, optimizer, resume=True))
+
+
+def test_a_callback_that_raises_does_not_cost_the_epoch(tmp_path):
+    path = tmp_path / "run.npz"
+    assert train(path, cut=CutAt("on_epoch_end", 1)) is None
+    x, y = small_set(50)
+    steps = []
+    count = mc.LambdaCallback(on_batch_end=lambda batch, loss: steps.append(batch))
+    count.config = dict
+    model = small_model(dropout=True)
+    watch = mc.EarlyStopping("val_loss", patience=50, restore_best_weights=True)
+    cut = CutAt("never", 0)
+    model.fit(
+        x,
+        y,
+        2,
+        8,
+        OPTIMIZERS["Adam, clipped"](),
+        callbacks=[watch, cut],
+        validation_split=0.2,
+        verbose=False,
+        checkpoint=path,
+        resume=True,
+    )
+    assert steps == []  # the second epoch's batches were not done again
+    assert watch.wait + (watch.best is not None) > 0
+
+
+def test_resuming_again_and_again_and_longer(tmp_path):
+    path = tmp_path / "run.npz"
+    whole = train(epochs=4)
+    for batch in (1, 3):
+        train(path, cut=CutAt("on_batch_end", 0, batch), resume=batch > 1)
+    train(path, epochs=2, resume=True)
+    same(whole, train(path, epochs=4, resume=True))
+    same(whole, train(path, epochs=4, resume=True))  # a run that is over changes nothing
+
+
+def test_a_finished_run_stays_finished(tmp_path):
+    x, y = small_set(50)
+
+    def run(resume):
+        stop = mc.EarlyStopping("loss", patience=1, min_delta=1e9)
+        model = small_model()
+        return model.fit(x, y, 9, 8, callbacks=[stop], verbose=False, checkpoint=tmp_path / "r.npz", resume=resume)
+
+    assert len(run(False)["loss"]) == len(run(True)["loss"]) == 2
+
+
+CHANGES = {
+    "batch_size": {"batch_size": 16},
+    "shuffle": {"shuffle": False},
+    "validation_split": {"validation_split": 0.4},
+    "optimizer": {"optimizer": "SGD"},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_settings_are_refused_with_what_differs(tmp_path, name):
+    path = tmp_path / "run.npz"
+    train(path, cut=CutAt("on_epoch_end", 0))
+    before = path.read_bytes()
+    with pytest.raises(mc.InputError, match=name):
+        train(path, resume=True, **CHANGES[name])
+    assert path.read_bytes() == before
+
+
+def test_another_network_or_data_set_is_refused(tmp_path):
+    path = tmp_path / "run.npz"
+    x, y = small_set(50)
+    small_model().fit(x, y, 1, verbose=False, checkpoint=path)
+    with pytest.raises(mc.InputError, match="seed"):
+        small_model(seed=1).fit(x, y, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="images"):
+        changed = x.copy()
+        changed[7, 0, 3, 3] += 1
+        small_model().fit(changed, y, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="layers"):
+        other = mc.Sequential([mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
+        other.fit(x, y, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="resume=True"):  # a run is not overwritten by accident
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path)
+
+
+def test_a_broken_newest_file_is_skipped_with_a_warning(tmp_path):
+    path = tmp_path / "run.npz"
+    whole = train()
+    train(path, cut=CutAt("on_batch_end", 2, 1))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"model/dense_1.weight.npy") + 200] ^= 1  # in the middle of a weight
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"run\.npz"):
+        same(whole, train(path, resume=True))
+
+
+def test_both_files_broken_is_an_error_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "run.npz"
+    train(path, cut=CutAt("on_batch_end", 2, 1))
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-30])
+    kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(mc.FileError, match=r"run\.npz"):
+        train(path, resume=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
+
+
+PROGRAM = """
+import sys, time
+import numpy as np
+sys.path.insert(0, {tests!r})
+import minicnn as mc
+from test_training import small_model, small_set
+
+x, y = small_set(64)
+slow = mc.LambdaCallback(on_batch_end=lambda batch, loss: (print("batch", flush=True), time.sleep({pause})))
+model = small_model(dropout=True)
+history = model.fit(
+    x, y, epochs={epochs}, batch_size=8, callbacks=[slow], verbose=False,
+    checkpoint={path!r}, checkpoint_every={every}, resume=True,
+)
+print("interrupted" if history.interrupted else "done", len(history.get("loss", [])), flush=True)
+np.savez({out!r}, **{{name: p.value for name, p in model.parameters().items()}})
+"""
+
+
+def start(tmp_path, path="run.npz", out="weights.npz", pause=0.0, epochs=4, every="None", **options):
+    code = PROGRAM.format(
+        tests=str(pathlib.Path(__file__).parent),
+        path=str(tmp_path / path),
+        out=str(tmp_path / out),
+        pause=pause,
+        epochs=epochs,
+        every=every,
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, **options)
+
+
+def weights(path):
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_batch_saves_and_says_how_to_go_on(tmp_path, number):
+    process = start(tmp_path, "whole.npz", "whole-weights.npz")
+    assert "done 4" in process.communicate()[0]
+    process = start(tmp_path, pause=0.05)
+    for _ in range(11):  # in the second epoch
+        process.stdout.readline()
+    process.send_signal(number)
+    shown, told = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "interrupted 1" in shown
+    assert "resume=True" in told and signal.Signals(number).name in told
+    assert "done 4" in start(tmp_path).communicate()[0]
+    expected, found = weights(tmp_path / "whole-weights.npz"), weights(tmp_path / "weights.npz")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    process = start(tmp_path, pause=30)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.stderr.readline()  # the blank one
+    assert "stops at once" in process.stderr.readline()
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=10)
+    assert time.monotonic() - started < 10
+    assert process.returncode != 0 and "KeyboardInterrupt" in told
+
+
+def test_killed_again_and_again_while_saving(tmp_path):
+    """Every batch is followed by a save; wherever SIGKILL falls, a whole file is there to go on from."""
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(8):
+        process = start(tmp_path, epochs=200, every=0)
+        for _ in range(int(rng.integers(1, 40))):
+            process.stdout.readline()
+        time.sleep(float(rng.uniform(0, 0.02)))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        process.stderr.close()
+    assert kills == 8
+    process = start(tmp_path, epochs=6)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert not list(tmp_path.glob(".*.tmp"))  # leftovers of killed saves are removed
+    assert weights(tmp_path / "weights.npz")
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
+    """A limit on the size of files is what a full disk is to a program: the write fails in the middle."""
+    process = start(tmp_path, epochs=1)
+    process.communicate()
+    good = (tmp_path / "run.npz").read_bytes()
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, len(good) // 2))
+
+    process = start(tmp_path, epochs=2, preexec_fn=limited)
+    _, told = process.communicate()
+    assert process.returncode != 0
+    assert "FileError" in told and "run.npz" in told and "File too large" in told
+    assert (tmp_path / "run.npz").read_bytes() == good
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert "done 2" in start(tmp_path, epochs=2).communicate()[0]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    x, y = small_set(20)
+    with pytest.raises(mc.FileError, match="nowhere"):
+        small_model().fit(x, y, 1, verbose=False, checkpoint=tmp_path / "nowhere" / "run.npz")
+
+
+@contextlib.contextmanager
+def mounted(place, options):
+    """A small file system of its own, where this user may mount one."""
+    place.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", options, "none", place]).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """A folder without the right to write; for root, who may write everywhere, a file system that is read-only."""
+    x, y = small_set(20)
+    with contextlib.ExitStack() as stack:
+        folder = tmp_path / "closed"
+        if os.geteuid() == 0:
+            stack.enter_context(mounted(folder, "ro,size=64k"))
+        else:
+            folder.mkdir(mode=0o500)
+        with pytest.raises(mc.FileError, match=r"closed.*(Read-only|Permission)"):
+            small_model().fit(x, y, 1, verbose=False, checkpoint=folder / "run.npz")
+        assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path):
+    with mounted(tmp_path / "small", "size=64k") as place:
+        model = mc.Sequential([mc.Dense(200)], input_shape=(200,))
+        with pytest.raises(mc.FileError, match="No space left"):
+            model.save(place / "model.npz")
+        assert list(place.iterdir()) == []
+
+
+def exploding(learning_rate):
+    layers = [mc.Conv2D(3, 3), mc.Flatten(), mc.Dense(8), mc.Dense(3)]  # no ReLU: that could die instead
+    return mc.Sequential(layers, input_shape=(1, 8, 8)), mc.SGD(learning_rate)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_gives_good_weights_back():
+    x, y = small_set(60)
+    model, optimizer = exploding(1e12)
+    batches = []
+    with pytest.raises(mc.DivergenceError, match=r"batch \d+ of epoch 1.*(conv2d|dense|relu|loss)") as caught:
+        model.fit(
+            x,
+            y,
+            3,
+            8,
+            optimizer,
+            verbose=False,
+            callbacks=[mc.LambdaCallback(on_batch_end=lambda b, _: batches.append(b))],
+        )
+    assert len(batches) < 8  # at that batch, not after the epoch
+    assert caught.value.history == {}
+    for parameter in model.parameters().values():
+        assert np.isfinite(parameter.value).all()
+        assert not parameter.has_gradient
+    assert np.isfinite(model.evaluate(x, y)[0])
+
+
+@pytest.mark.parametrize("where", ["conv2d_1", "dense_1", "dense_2"])
+def test_the_layer_that_went_first_is_named(where):
+    """A weight of NaN shows in every later layer; the message names its own."""
+    x, y = small_set(60)
+    model, _ = exploding(0.1)
+
+    def break_weight(batch, loss):
+        if batch == 2:
+            model.parameters()[f"{where}.weight"].value[0] = np.nan
+
+    with pytest.raises(mc.DivergenceError, match=f"first went {where}.weight"):
+        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_the_weights_change():
+    class BreaksBack(mc.Layer):
+        def forward(self, x, training=False):
+            return x.copy(), lambda dy: dy * np.float32(np.inf)
+
+    x, y = small_set(24)
+    model = mc.Sequential([mc.Conv2D(2, 3), mc.Flatten(), BreaksBack(), mc.Dense(3)], input_shape=(1, 8, 8))
+    before = {name: p.value.copy() for name, p in model.parameters().items()}
+    with pytest.raises(mc.DivergenceError, match=r"gradient.*breaksback_1"):
+        model.fit(x, y, 1, 8, verbose=False)
+    for name, parameter in model.parameters().items():
+        np.testing.assert_array_equal(parameter.value, before[name])
+
+
+def test_large_weights_are_put_back_from_a_file(monkeypatch):
+    monkeypatch.setattr("minicnn.divergence.COPY_BYTES", 0)
+    x, y = small_set(60)
+    model, _ = exploding(0.1)
+    before = {name: p.value.copy() for name, p in model.parameters().items()}
+
+    def break_weight(batch, loss):
+        model.parameters()["dense_1.weight"].value[0] = np.nan
+
+    with pytest.raises(mc.DivergenceError, match="before batch 1 of epoch 1"):
+        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
+    for name, parameter in model.parameters().items():
+        np.testing.assert_array_equal(parameter.value, before[name])
