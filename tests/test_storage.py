@@ -1,0 +1,268 @@
+"""Saved models: what is written comes back; what is cut, altered, newer or strange is refused."""
+
+import io
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from layer_cases import CASES, all_layers
+from test_training import small_model
+
+import minicnn as mc
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.npz"
+    small_model(seed=3, dropout=True).save(path)
+    return path
+
+
+def members(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def array_bytes(array):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def write(path, contents, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+
+
+def described(path, change):
+    """The same file with another description, everything else (the checksums too) as it should be."""
+    contents = members(path)
+    description = json.loads(np.load(io.BytesIO(contents["description.npy"])).tobytes())
+    description = change(description) or description
+    text = json.dumps(description).encode()
+    contents["description.npy"] = array_bytes(np.frombuffer(text, np.uint8))
+    write(path, contents)
+
+
+@all_layers
+def test_every_layer_comes_back_as_it_was(make, shape, tmp_path, rng):
+    model = mc.Sequential([make()], input_shape=shape, seed=1)
+    path = tmp_path / "model.npz"
+    model.save(path)
+    back = mc.load(path)
+    assert repr(back.layers[0]) == repr(model.layers[0])
+    x = rng.normal(size=(2, *shape)).astype("float32")
+    np.testing.assert_array_equal(back.predict(x), model.predict(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_comes_back_whole(dtype, tmp_path, rng):
+    model = small_model(seed=5, dtype=dtype)
+    model.save(tmp_path / "model.npz")
+    back = mc.load(tmp_path / "model.npz")
+    assert (back.seed, back.dtype, back.input_shape, back.names) == (5, np.dtype(dtype), (1, 8, 8), model.names)
+    for name, parameter in model.parameters().items():
+        np.testing.assert_array_equal(back.parameters()[name].value, parameter.value)
+        assert back.parameters()[name].value.dtype == dtype
+    x = rng.random((4, 1, 8, 8))
+    np.testing.assert_array_equal(back.predict(x), model.predict(x))
+    back.fit(x, np.array([0, 1, 2, 0]), 1, verbose=False)  # and can be trained on
+
+
+def test_the_file_is_plain_numpy_without_pickle(saved):
+    with np.load(saved, allow_pickle=False) as file:
+        assert "conv2d_1.weight" in file.files
+        for name in file.files:
+            assert file[name].dtype != object
+
+
+def test_an_own_layer_needs_its_class(tmp_path):
+    class Twice(mc.Layer):
+        def forward(self, x, training=False):
+            return 2 * x, lambda dy: 2 * dy
+
+    model = mc.Sequential([Twice(), mc.Dense(2)], input_shape=(3,))
+    model.save(tmp_path / "own.npz")
+    with pytest.raises(mc.FileError, match="Twice"):
+        mc.load(tmp_path / "own.npz")
+    assert isinstance(mc.load(tmp_path / "own.npz", custom_layers=[Twice]).layers[0], Twice)
+
+
+def test_an_unbuilt_model_is_not_saved(tmp_path):
+    with pytest.raises(mc.InputError, match="input_shape"):
+        mc.Sequential([mc.Dense(2)]).save(tmp_path / "model.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def set_key(key, value):
+    return lambda description: description.update({key: value})
+
+
+def change_layer(**options):
+    return lambda description: description["layers"][0].update(options)
+
+
+DESCRIPTIONS = {
+    "of a newer version": (set_key("version", 2), "version 2"),
+    "of a version that is no number": (set_key("version", "1"), "version"),
+    "of another kind": (set_key("minicnn", "checkpoint"), "checkpoint"),
+    "without layers": (lambda d: d.pop("layers") and None, "layers"),
+    "of an unknown layer": (change_layer(layer="os.system"), "os.system"),
+    "of a layer with an unknown option": (change_layer(depth=3), "depth"),
+    "of other filters": (change_layer(filters=4), "conv2d_1"),
+    "of very many filters": (change_layer(filters=10**12), "conv2d_1"),
+    "of a negative kernel": (change_layer(kernel_size=-1), "kernel_size"),
+    "of a wrong dtype": (set_key("dtype", "float16"), "float16"),
+    "of a huge input": (set_key("input_shape", [1, 10**9, 10**9]), "model"),
+    "of no shape": (set_key("input_shape", "wide"), "description"),
+    "that is a list": (lambda d: [1, 2], "description"),
+    "of nested lists": (set_key("layers", [[[[]]]]), "description"),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), DESCRIPTIONS.values(), ids=DESCRIPTIONS)
+def test_a_description_that_does_not_fit_is_refused(saved, change, named):
+    described(saved, change)
+    with pytest.raises(mc.FileError, match=named):
+        mc.load(saved)
+
+
+def replace(name, data):
+    def change(contents):
+        contents[name] = data
+
+    return change
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/minicnn-was-here",)
+
+
+HEADER = array_bytes(np.zeros((8, 27), "float32"))[:128]
+LYING = HEADER.replace(b"(8, 27)", b"(80000, 2700000)")
+ARRAYS = {
+    "a missing array": lambda c: c.pop("dense_1.bias.npy") and None,
+    "an array too many": replace("extra.npy", array_bytes(np.zeros(3))),
+    "another shape": replace("dense_1.bias.npy", array_bytes(np.zeros(9, "float32"))),
+    "another dtype": replace("dense_1.bias.npy", array_bytes(np.zeros(8, "float64"))),
+    "other values": replace("dense_1.bias.npy", array_bytes(np.ones(8, "float32"))),
+    "a pickle": replace("dense_1.bias.npy", array_bytes(np.array([Evil()] * 8, dtype=object))),
+    "a bare pickle": replace("dense_1.bias.npy", pickle.dumps(Evil())),
+    "a header that claims more": replace("dense_1.weight.npy", LYING + b"0" * 9),
+    "a header that is code": replace("dense_1.bias.npy", HEADER.replace(b"'<f4'", b"exit()") + b"0" * 32),
+    "no array at all": replace("dense_1.bias.npy", b"hello"),
+    "no description": lambda c: c.pop("description.npy") and None,
+    "something beside the arrays": replace("../../outside.txt", b"hello"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_that_do_not_fit_are_refused(saved, change, tmp_path):
+    contents = members(saved)
+    change(contents)
+    write(saved, contents)
+    with pytest.raises(mc.FileError, match=r"model\.npz"):
+        mc.load(saved)
+    assert not pathlib.Path("/tmp/minicnn-was-here").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.npz"]
+
+
+def test_a_bomb_is_refused(saved):
+    """A gigabyte of zeros, packed into a megabyte."""
+    contents = members(saved)
+    contents["dense_1.weight.npy"] = array_bytes(np.zeros(2**20, "float32")) + bytes(2**26)
+    write(saved, contents, zipfile.ZIP_DEFLATED)
+    with pytest.raises(mc.FileError, match="compressed"):
+        mc.load(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99, -1])
+def test_a_cut_file_is_refused(saved, kept):
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(mc.FileError, match=r"model\.npz"):
+        mc.load(saved)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "numpy.npz", a=np.zeros(3))
+    for name in ("missing.npz", "pipe", "text.npz", "numpy.npz", "."):
+        with pytest.raises(mc.FileError):
+            mc.load(tmp_path / name)
+
+
+FUZZ = """
+import pathlib, random, resource, sys, warnings
+sys.path.insert(0, {tests!r})
+import minicnn as mc, numpy as np
+from test_training import small_model, small_set
+warnings.simplefilter("ignore")
+folder, kind = pathlib.Path({folder!r}), {kind!r}
+path = folder / "mutated.npz"
+x, y = small_set(12)
+if kind == "model":
+    model = small_model(dropout=True)
+    model.save(folder / "good.npz")
+else:
+    small_model(dropout=True).fit(x, y, 1, verbose=False, checkpoint=folder / "good.npz")
+good = (folder / "good.npz").read_bytes()
+expected = [p.value.copy() for p in small_model(dropout=True).parameters().values()]
+random.seed({seed})
+limit = int(open("/proc/self/statm").read().split()[0]) * 4096 + 2**27
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # 128 MiB more than now: a bound on what is asked for
+refused = accepted = 0
+for number in range({count}):
+    data = bytearray(good)
+    for _ in range(random.choice([1, 1, 2, 8])):
+        place = random.randrange(len(data))
+        how = random.randrange(6)
+        if how == 0: data[place] ^= 1 << random.randrange(8)
+        elif how == 1: data[place] = random.randrange(256)
+        elif how == 2: del data[place : place + random.choice([1, 4, 100, 10**6])]
+        elif how == 3: data[place:place] = random.randbytes(random.choice([1, 4, 100]))
+        elif how == 4: data[place : place + 8] = random.choice([b"\\xff" * 8, b"\\0" * 8, b"\\x7f" * 8, b"99999999"])
+        else:
+            other = random.randrange(len(data))
+            data[place : place + 30] = data[other : other + 30]
+        if not data: break
+    path.write_bytes(data)
+    try:
+        if kind == "model":
+            back = mc.load(path)
+            for a, b in zip(expected, back.parameters().values(), strict=True):
+                np.testing.assert_array_equal(a, b.value)
+        else:
+            small_model(dropout=True).fit(x, y, 1, verbose=False, checkpoint=path, resume=True)
+        accepted += 1
+    except mc.MinicnnError:
+        refused += 1
+    for rest in folder.glob("mutated.npz.*"):
+        rest.unlink()
+print(refused, accepted)
+"""
+
+
+@pytest.mark.parametrize(("kind", "count"), [("model", 6000), ("checkpoint", 1500)])
+def test_mutated_files_give_the_librarys_own_error(tmp_path, kind, count):
+    """Thousands of broken files: each is refused, or (what was changed does not matter) gives what was saved."""
+    code = FUZZ.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), kind=kind, count=count, seed=1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused, accepted = map(int, done.stdout.split())
+    assert refused + accepted == count
+    assert refused > 0.8 * count
+
+
+def test_every_layer_of_the_library_is_in_the_list_of_cases():
+    """So that the round trip above, and all common checks, miss none."""
+    assert {type(make()).__name__ for make, _ in CASES} == set(mc.layers.LAYERS)
