@@ -2,14 +2,33 @@
 
 A schedule is called with the number of steps taken so far and returns the
 learning rate of the next one. Every optimizer takes a number or a schedule.
+Where one cannot be made of what it is given, it raises an InputError.
 """
 
 import dataclasses
 import math
+import numbers
+
+from minicnn.errors import InputError
+
+
+class _Schedule:
+    """What the schedules share: their numbers are checked when one is made."""
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name == "schedule":
+                needs, right = "a schedule", callable(value)
+            elif name in ("every", "steps"):
+                needs, right = "a whole number above 0", isinstance(value, numbers.Integral) and value > 0
+            else:
+                needs, right = "a number of at least 0", isinstance(value, numbers.Real) and 0 <= value < math.inf
+            if not right or isinstance(value, bool):
+                raise InputError(f"{type(self).__name__} needs {name} as {needs}, got {value!r}")
 
 
 @dataclasses.dataclass
-class Constant:
+class Constant(_Schedule):
     """The same rate for ever.
 
     >>> Constant(0.1)(1000)
@@ -23,7 +42,7 @@ class Constant:
 
 
 @dataclasses.dataclass
-class StepDecay:
+class StepDecay(_Schedule):
     """`learning_rate * factor ** floor(step / every)`: a drop every so many steps.
 
     >>> rate = StepDecay(0.1, every=100, factor=0.5)
@@ -40,7 +59,7 @@ class StepDecay:
 
 
 @dataclasses.dataclass
-class ExponentialDecay:
+class ExponentialDecay(_Schedule):
     """`learning_rate * factor ** (step / every)`: the same as StepDecay, but smooth.
 
     >>> round(ExponentialDecay(0.1, every=100, factor=0.25)(50), 6)
@@ -56,7 +75,7 @@ class ExponentialDecay:
 
 
 @dataclasses.dataclass
-class CosineDecay:
+class CosineDecay(_Schedule):
     """Half a cosine from `learning_rate` down to `minimum` in `steps` steps, then `minimum`.
 
         minimum + (learning_rate - minimum) * (1 + cos(pi * step / steps)) / 2
@@ -78,7 +97,7 @@ class CosineDecay:
 
 
 @dataclasses.dataclass
-class WarmUp:
+class WarmUp(_Schedule):
     """A straight line up to the start of another schedule over `steps` steps; then that schedule.
 
     >>> rate = WarmUp(Constant(0.1), steps=4)

@@ -1,0 +1,195 @@
+"""The judge of gradients, judged: it finds every planted fault, and it accepts what is right."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minicnn as mc
+from minicnn.im2col import PaddedImage
+
+
+def convolution(rng, **options):
+    layer = mc.Conv2D(3, 3, padding=1, **options)
+    layer.build((2, 5, 4), rng, "float64")
+    return layer, rng.normal(size=(3, 2, 5, 4))
+
+
+class Spoiled(mc.Layer):
+    """A layer around another one whose way back is spoiled by `spoil(inner, dy, way_back)`."""
+
+    def __init__(self, inner, spoil):
+        self.inner, self.spoil = inner, spoil
+
+    def output_shape(self, input_shape):
+        return self.inner.output_shape(input_shape)
+
+    def build(self, input_shape, rng=None, dtype="float64"):
+        return self.inner.build(input_shape, rng, dtype)
+
+    def parameters(self):
+        return self.inner.parameters()
+
+    def forward(self, x, training=False):
+        y, way_back = self.inner.forward(x, training)
+        return y, lambda dy: self.spoil(self.inner, dy, way_back)
+
+
+def change_gradient(name, change):
+    def spoil(layer, dy, way_back):
+        dx = way_back(dy)
+        parameter = layer.parameters()[name]
+        gradient = parameter.grad
+        parameter.clear_gradient()
+        parameter.add_gradient(change(gradient))
+        return dx
+
+    return spoil
+
+
+def only_first_image(layer, dy, way_back):
+    """A sum over the batch that is missing: the parameters hear of the first image alone."""
+    dx = way_back(dy)
+    for parameter in layer.parameters().values():
+        parameter.clear_gradient()
+    first = np.zeros_like(dy)
+    first[0] = dy[0]
+    way_back(first)
+    return dx
+
+
+FAULTS = {
+    "a transposed kernel": ("weight", change_gradient("weight", lambda g: np.ascontiguousarray(g.swapaxes(2, 3)))),
+    "a flipped kernel": ("weight", change_gradient("weight", lambda g: np.ascontiguousarray(g[:, :, ::-1, ::-1]))),
+    "a missing sum over the batch": ("weight", only_first_image),
+    "a bias gradient off by a factor": ("bias", change_gradient("bias", lambda g: g / 3)),
+    "a mean for a sum": ("weight", change_gradient("weight", lambda g: g / 3)),
+    "an input gradient of another sign": ("x", lambda layer, dy, way_back: -way_back(dy)),
+    "an input gradient off by a thousandth": ("x", lambda layer, dy, way_back: 1.001 * way_back(dy)),
+    "no parameter gradient": ("weight", change_gradient("weight", np.zeros_like)),
+}
+
+
+@pytest.mark.parametrize(("where", "spoil"), FAULTS.values(), ids=FAULTS)
+def test_planted_faults_are_found(where, spoil, rng):
+    layer, x = convolution(rng)
+    assert mc.gradcheck.check(layer, x).passed
+    with pytest.raises(mc.GradientError) as caught:
+        mc.gradcheck.check(Spoiled(layer, spoil), x)
+    wrong = [line for line in str(caught.value).splitlines() if "WRONG" in line]
+    assert any(f"WRONG {where}" in line for line in wrong)
+
+
+def test_a_col2im_that_overwrites_is_found(rng, monkeypatch):
+    def overwrite(self, columns, start, stop):
+        N, C, H, W = self.input_shape
+        _, OW = self.window.output_shape(H, W)
+        columns = columns.reshape(C, *self.window.kernel_size, stop - start, OW, N)
+        for (kh, kw), rows, cols in self.window.taps(start, stop, OW):
+            self.values[:, rows, cols] = columns[:, kh, kw]
+
+    layer, x = convolution(rng)
+    monkeypatch.setattr(PaddedImage, "add", overwrite)
+    with pytest.raises(mc.GradientError, match="WRONG x"):
+        mc.gradcheck.check(layer, x)
+
+
+def test_a_mask_from_the_wrong_tensor_is_found(rng):
+    class WrongMask(mc.Layer):
+        def forward(self, x, training=False):
+            return np.maximum(x, 0), lambda dy: dy * (dy > 0)  # it should be x > 0
+
+    with pytest.raises(mc.GradientError):
+        mc.gradcheck.check(WrongMask(), rng.normal(size=(3, 4)))
+
+
+def test_a_wrong_loss_is_found(rng):
+    class Doubled(mc.SoftmaxCrossEntropy):
+        def compute(self, logits, labels):
+            loss, dlogits = super().compute(logits, labels)
+            return loss, 2 * dlogits
+
+    class DiagonalOnly:
+        """Only the diagonal of softmax's Jacobian, and the mean forgotten."""
+
+        def __call__(self, logits, labels):
+            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            rows = np.arange(len(labels))
+            gradient = np.zeros_like(p)
+            gradient[rows, labels] = p[rows, labels] - 1
+            return -np.log(p[rows, labels]).mean(), gradient / len(labels)
+
+    logits, labels = rng.normal(size=(3, 5)), np.array([4, 0, 0])
+    for loss in (Doubled(), DiagonalOnly()):
+        with pytest.raises(mc.GradientError):
+            mc.gradcheck.check(loss, logits, labels=labels)
+    assert mc.gradcheck.check(mc.SoftmaxCrossEntropy(), logits, labels=labels).passed
+
+
+def test_corners_are_left_out_and_counted():
+    x = np.array([[0.0, 1.0, -2.0, 0.0]])
+    [entry] = mc.gradcheck.check(mc.ReLU(), x).entries
+    assert (entry.checked, entry.kinks) == (2, 2)
+    ties = np.array([[[[1.0, 1.0], [0.0, -1.0]]]])
+    [entry] = mc.gradcheck.check(mc.MaxPool2D(2), ties).entries
+    assert (entry.checked, entry.kinks) == (2, 2)
+
+
+def test_nothing_but_corners_is_an_error_not_a_pass():
+    with pytest.raises(mc.InputError, match="corner"):
+        mc.gradcheck.check(mc.ReLU(), np.zeros((2, 3)))
+
+
+def test_a_wrong_slope_beside_corners_is_still_found():
+    class Half(mc.Layer):
+        def forward(self, x, training=False):
+            return np.maximum(x, 0), lambda dy: dy * (x > 0) * 0.5
+
+    with pytest.raises(mc.GradientError):
+        mc.gradcheck.check(Half(), np.array([[0.0, 0.0, 0.0, 1.0]]))
+
+
+def test_large_arrays_are_checked_by_directions_and_one_wrong_number_far_off_is_found(rng):
+    layer = mc.Dense(80)
+    layer.build((60,), rng, "float64")
+    report = mc.gradcheck.check(layer, rng.normal(size=(2, 60)))
+    weight = next(entry for entry in report.entries if entry.name == "weight")
+    assert weight.checked < weight.shape[0] * weight.shape[1]
+
+    def one_wrong(gradient):
+        gradient[57, 31] += 5
+        return gradient
+
+    with pytest.raises(mc.GradientError, match="a random direction"):
+        mc.gradcheck.check(Spoiled(layer, change_gradient("weight", one_wrong)), rng.normal(size=(2, 60)))
+
+
+def test_a_whole_model_and_the_target_is_not_touched(rng):
+    model = mc.Sequential(
+        [mc.Conv2D(2, 3), mc.Tanh(), mc.AvgPool2D(2), mc.Flatten(), mc.Dropout(0.3), mc.Dense(3), mc.Softmax()],
+        input_shape=(1, 6, 6),
+    )
+    before = {name: (p.value, p.value.copy()) for name, p in model.parameters().items()}
+    report = mc.gradcheck.check(model, rng.normal(size=(2, 1, 6, 6)), training=True)
+    assert {entry.name for entry in report.entries} == {"x", *model.parameters()}
+    assert model.dtype == np.float32
+    for name, parameter in model.parameters().items():
+        assert parameter.value is before[name][0] and not parameter.has_gradient
+        np.testing.assert_array_equal(parameter.value, before[name][1])
+
+
+def test_a_gradient_of_another_shape_is_wrong(rng):
+    class Squeezed(mc.Layer):
+        def forward(self, x, training=False):
+            return 2 * x, lambda dy: (2 * dy).ravel()
+
+    with pytest.raises(mc.GradientError, match="shape"):
+        mc.gradcheck.check(Squeezed(), rng.normal(size=(2, 3)))
+
+
+def test_the_command_prints_the_report_of_every_layer():
+    done = subprocess.run([sys.executable, "-m", "minicnn", "gradcheck"], capture_output=True, text=True, check=True)
+    for name in mc.layers.LAYERS:
+        assert f"{name}(" in done.stdout
+    assert "WRONG" not in done.stdout and "SoftmaxCrossEntropy" in done.stdout

@@ -1,0 +1,199 @@
+"""Optimizers, schedules and first weights, by their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+import minicnn as mc
+from minicnn import initializers
+from minicnn.parameter import Parameter
+
+
+def sgd(w, gradients, rate, momentum=0.0, nesterov=False, decay=0.0):
+    v = 0
+    for g in gradients:
+        g = g + decay * w
+        v = momentum * v + g
+        w = w - rate * (g + momentum * v if nesterov else v)
+    return w
+
+
+def adam(w, gradients, rate, b1=0.9, b2=0.999, epsilon=1e-7, decay=0.0):
+    m = s = 0
+    for t, g in enumerate(gradients, start=1):
+        w = w - rate * decay * w
+        m = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * g * g
+        w = w - rate * (m / (1 - b1**t)) / (np.sqrt(s / (1 - b2**t)) + epsilon)
+    return w
+
+
+RULES = {
+    "SGD": (lambda: mc.SGD(0.1), lambda w, g: sgd(w, g, 0.1)),
+    "momentum": (lambda: mc.SGD(0.1, 0.9), lambda w, g: sgd(w, g, 0.1, 0.9)),
+    "Nesterov": (lambda: mc.SGD(0.1, 0.9, nesterov=True), lambda w, g: sgd(w, g, 0.1, 0.9, True)),
+    "SGD with L2": (lambda: mc.SGD(0.1, 0.5, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, 0.5, decay=0.3)),
+    "Adam": (lambda: mc.Adam(0.1), lambda w, g: adam(w, g, 0.1)),
+    "Adam with other numbers": (
+        lambda: mc.Adam(0.01, 0.8, 0.99, 1e-3),
+        lambda w, g: adam(w, g, 0.01, 0.8, 0.99, 1e-3),
+    ),
+    "Adam with decoupled decay": (lambda: mc.Adam(0.1, weight_decay=0.3), lambda w, g: adam(w, g, 0.1, decay=0.3)),
+}
+all_rules = pytest.mark.parametrize(("make", "formula"), RULES.values(), ids=RULES)
+
+
+@all_rules
+def test_ten_steps_by_the_formula(make, formula, rng):
+    w = rng.normal(size=(4, 3))
+    gradients = rng.normal(size=(10, 4, 3))
+    parameter, optimizer = Parameter(w.copy()), make()
+    for gradient in gradients:
+        parameter.add_gradient(gradient.copy())
+        optimizer.step({"w": parameter})
+    np.testing.assert_allclose(parameter.value, formula(w, gradients), rtol=1e-12)
+    assert optimizer.steps == 10 and parameter.grad is None
+
+
+@all_rules
+@pytest.mark.parametrize("bytes_at_a_time", [1, 1000, 2**23])
+def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_a_time, rng, monkeypatch):
+    """A weight of 90 x 110 with factors of 5 columns, and an array added to it besides."""
+    monkeypatch.setattr("minicnn.parameter.PRODUCT_BYTES", bytes_at_a_time)
+    monkeypatch.setattr("minicnn.parameter.PIECE_BYTES", bytes_at_a_time // 2)
+    w = rng.normal(size=(90, 110))
+    parameter, optimizer, gradients = Parameter(w.copy()), make(), []
+    for step in range(3):
+        left, right = rng.normal(size=(90, 5)), rng.normal(size=(5, 110))
+        parameter.add_product(left, right)
+        gradients.append(left @ right)
+        if step == 1:
+            more = rng.normal(size=w.shape)
+            parameter.add_gradient(more)
+            parameter.add_product(left, right)
+            gradients[-1] = 2 * gradients[-1] + more
+        np.testing.assert_allclose(parameter.grad, gradients[-1], rtol=1e-10, atol=1e-12)
+        optimizer.step({"w": parameter})
+    np.testing.assert_allclose(parameter.value, formula(w, gradients), rtol=1e-9)
+
+
+@all_rules
+def test_float32_stays_float32(make, formula):
+    parameter = Parameter(np.ones((3, 2), "float32"))
+    optimizer = make()
+    for _ in range(2):
+        parameter.add_gradient(np.ones((3, 2), "float32"))
+        optimizer.step({"w": parameter})
+    arrays = [parameter.value, *(a for slots in optimizer.state.values() for a in slots.values())]
+    assert {array.dtype for array in arrays} == {np.dtype("float32")}
+
+
+def test_the_state_is_kept_by_name_not_by_object():
+    """As after loading a model: other objects, the same names."""
+
+    def run(swap):
+        optimizer, value = mc.SGD(0.1, 0.9), np.zeros(2)
+        parameter = Parameter(value)
+        for step in range(4):
+            if swap and step == 2:
+                parameter = Parameter(value)
+            parameter.add_gradient(np.ones(2))
+            optimizer.step({"w": parameter})
+        return value
+
+    np.testing.assert_array_equal(run(False), run(True))
+
+
+def test_a_parameter_without_gradient_is_left_alone():
+    parameter = Parameter(np.ones(3))
+    mc.SGD(0.1, weight_decay=0.5).step({"w": parameter})
+    np.testing.assert_array_equal(parameter.value, 1)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    optimizer = mc.Adam()
+    for shape, expected in (((3,), None), ((4,), mc.InputError)):
+        parameter = Parameter(np.zeros(shape))
+        parameter.add_gradient(np.ones(shape))
+        if expected is None:
+            optimizer.step({"w": parameter})
+        else:
+            with pytest.raises(expected, match=r"\(3,\).*\(4,\)"):
+                optimizer.step({"w": parameter})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mc.SGD(-0.1),
+        lambda: mc.SGD("fast"),
+        lambda: mc.SGD(math.nan),
+        lambda: mc.SGD(momentum=1.0),
+        lambda: mc.SGD(nesterov=True),
+        lambda: mc.SGD(weight_decay=-1),
+        lambda: mc.SGD(clip_norm=0),
+        lambda: mc.Adam(beta1=1.0),
+        lambda: mc.Adam(beta2=-0.1),
+        lambda: mc.Adam(epsilon=-1e-8),
+        lambda: mc.StepDecay(0.1, every=0),
+        lambda: mc.StepDecay(0.1, every=2.5),
+        lambda: mc.CosineDecay(0.1, steps=0),
+        lambda: mc.ExponentialDecay(-0.1, 10, 0.5),
+        lambda: mc.WarmUp(0.1, 5),
+        lambda: mc.Constant(math.inf),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make):
+    with pytest.raises(mc.InputError):
+        make()
+
+
+def test_schedules_by_their_formulas():
+    assert [mc.StepDecay(1.0, 3, 0.5)(step) for step in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert mc.ExponentialDecay(1.0, 4, 0.5)(2) == pytest.approx(math.sqrt(0.5))
+    cosine = mc.CosineDecay(1.0, 8, minimum=0.2)
+    assert [cosine(0), cosine(4), cosine(8), cosine(99)] == pytest.approx([1, 0.6, 0.2, 0.2])
+    warm = mc.WarmUp(mc.StepDecay(1.0, 2, 0.1), 4)
+    assert [warm(step) for step in range(8)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1])
+
+
+def test_an_optimizer_follows_its_schedule():
+    optimizer, parameter = mc.SGD(mc.StepDecay(1.0, 2, 0.5)), Parameter(np.zeros(1))
+    changes = []
+    for _ in range(5):
+        before = parameter.value.copy()
+        parameter.add_gradient(np.ones(1))
+        optimizer.step({"w": parameter})
+        changes.append(float((before - parameter.value)[0]))
+    assert changes == [1, 1, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("draw", "variance"),
+    [
+        (initializers.glorot_uniform, 2 / (300 + 200)),
+        (initializers.glorot_normal, 2 / (300 + 200)),
+        (initializers.he_uniform, 2 / 300),
+        (initializers.he_normal, 2 / 300),
+    ],
+)
+@pytest.mark.parametrize("shape", [(200, 300), (8, 12, 5, 5)])
+def test_first_weights_have_the_variance_of_the_paper(draw, variance, shape):
+    """Both shapes have a fan-in of 300 and a fan-out of 200."""
+    value = draw(shape, np.random.default_rng(0), "float64")
+    spread = 12 / math.sqrt(value.size)  # some standard errors
+    assert abs(value.mean()) < spread * math.sqrt(variance) / 3
+    assert value.var() == pytest.approx(variance, rel=spread)
+    if "uniform" in draw.__name__:
+        assert abs(value).max() <= math.sqrt(3 * variance)
+    np.testing.assert_array_equal(value, draw(shape, np.random.default_rng(0), "float64"))
+    assert draw(shape, np.random.default_rng(0), "float32").dtype == np.float32
+
+
+def test_the_defaults_are_kerass():
+    layer = mc.Dense(200)
+    layer.build((300,), np.random.default_rng(0))
+    expected = initializers.glorot_uniform((200, 300), np.random.default_rng(0))
+    np.testing.assert_array_equal(layer.weight.value, expected)
+    np.testing.assert_array_equal(layer.bias.value, 0)
