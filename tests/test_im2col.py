@@ -1,0 +1,104 @@
+"""Output sizes, columns and the border; that columns hold the right pixels is in test_oracles.py."""
+
+import numpy as np
+import pytest
+
+import minicnn as mc
+from minicnn.im2col import Window, column_blocks, output_size, pad
+
+
+def places_by_walking(size, kernel, stride, before, after, dilation):
+    """Put the window down at every stride and count how often it lies inside."""
+    taps = [tap * dilation for tap in range(kernel)]
+    return sum(
+        all(0 <= place + tap < before + size + after for tap in taps)
+        for place in range(0, before + size + after, stride)
+    )
+
+
+def test_the_output_size_is_the_number_of_places():
+    for size in range(1, 9):
+        for kernel in range(1, 5):
+            for stride in range(1, 4):
+                for before, after in ((0, 0), (1, 1), (0, 2), (3, 1)):
+                    for dilation in (1, 2, 3):
+                        expected = places_by_walking(size, kernel, stride, before, after, dilation)
+                        assert output_size(size, kernel, stride, before, after, dilation) == expected
+
+
+@pytest.mark.parametrize(
+    ("padding", "pads"),
+    [
+        ("valid", ((0, 0), (0, 0))),
+        (2, ((2, 2), (2, 2))),
+        ((1, 2), ((1, 1), (2, 2))),
+        (((0, 1), (2, 3)), ((0, 1), (2, 3))),
+        ([[0, 1], [2, 3]], ((0, 1), (2, 3))),
+        ("same", ((1, 1), (0, 1))),
+    ],
+)
+def test_every_form_of_padding(padding, pads):
+    assert Window((3, 2), padding=padding).pads(6, 6) == pads
+
+
+def test_same_gives_a_place_for_every_stride_and_the_odd_pixel_after():
+    for size in range(1, 12):
+        for kernel in range(1, 6):
+            for stride in range(1, 4):
+                for dilation in (1, 2):
+                    window = Window(kernel, stride, "same", dilation)
+                    (before, after), _ = window.pads(size, size)
+                    assert window.output_shape(size, size)[0] == -(-size // stride)
+                    assert after - before in (0, 1)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+def test_blocks_of_columns_are_the_whole_cut_in_rows(rows, rng):
+    x = rng.normal(size=(2, 3, 7, 5))
+    whole = mc.im2col.im2col(x, 3, stride=2, padding=1).reshape(27, 4, -1)
+    found = [(block, columns.copy()) for block, columns in column_blocks(x, Window(3, 2, 1), rows)]
+    np.testing.assert_array_equal(np.concatenate([c.reshape(27, -1, 6) for _, c in found], axis=1), whole)
+    assert found[0][0] == slice(0, min(rows, 4))
+
+
+def test_pad_puts_the_image_in_its_place(rng):
+    x = rng.normal(size=(2, 3, 4, 5))
+    padded = pad(x, ((1, 2), (0, 3)), value=7)
+    assert padded.shape == (2, 3, 7, 8)
+    np.testing.assert_array_equal(padded, np.pad(x, ((0, 0), (0, 0), (1, 2), (0, 3)), constant_values=7))
+    assert pad(x, ((0, 0), (0, 0))) is x
+
+
+def test_the_batch_lies_innermost(rng):
+    image = mc.im2col.col2im(rng.normal(size=(4, 8)), (2, 1, 3, 3), 2)
+    assert image.transpose(1, 2, 3, 0).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mc.im2col.im2col(np.zeros((1, 1, 3, 3)), 4),
+        lambda: mc.im2col.im2col(np.zeros((1, 1, 3, 3)), 2, dilation=3),
+        lambda: mc.im2col.im2col(np.zeros((1, 3, 3)), 2),
+        lambda: mc.im2col.col2im(np.zeros((4, 5)), (1, 1, 3, 3), 2),
+        lambda: Window(0),
+        lambda: Window((3, 3, 3)),
+        lambda: Window(2.5),
+        lambda: Window(True),
+        lambda: Window(3, stride=0),
+        lambda: Window(3, dilation=(1, 0)),
+        lambda: Window(3, padding=-1),
+        lambda: Window(3, padding="full"),
+        lambda: Window(3, padding=(1, 2, 3)),
+        lambda: Window(3, padding=((1, 2), 3)),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(make):
+    with pytest.raises(mc.InputError):
+        make()
+
+
+def test_a_kernel_too_large_is_told_with_both_sizes():
+    layer = mc.Conv2D(2, (5, 3), padding=((0, 1), (0, 0)), dilation=2)
+    with pytest.raises(mc.InputError, match=r"9 x 5.*7 x 8"):
+        layer.build((1, 6, 8))

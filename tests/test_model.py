@@ -1,0 +1,166 @@
+"""Sequential: shapes, summary, the way back, and what it refuses."""
+
+import re
+
+import numpy as np
+import pytest
+
+import minicnn as mc
+
+COUNTS = {"two_conv": 125_499_810, "conv_pool": 15_735_170, "lenet5": 61_706, "logistic_regression": 7_850}
+
+
+@pytest.mark.parametrize("name", ["conv_pool", "lenet5", "logistic_regression"])
+def test_the_labs_networks_have_the_labs_parameter_counts(name):
+    assert getattr(mc.networks, name)().count_parameters() == COUNTS[name]
+
+
+def test_two_conv_has_the_labs_parameter_count(monkeypatch):
+    """Without drawing half a gigabyte of weights: from the shapes."""
+    model = mc.networks.two_conv(input_shape=None)
+    shape, count = (1, 28, 28), 0
+    for layer in model.layers:
+        count += sum(int(np.prod(s)) for s in layer.parameter_shapes(shape).values())
+        shape = layer.output_shape(shape)
+    assert count == COUNTS["two_conv"]
+
+
+def test_the_summary_shows_shapes_parameters_work_and_columns():
+    lines = []
+    model = mc.networks.lenet5()
+    model.summary(batch_size=32, print_fn=lines.append)
+    row = next(line for line in lines if "conv2d_2" in line)
+    assert "(16, 10, 10)" in row
+    assert "2,416" in row  # 16 * (6 * 25 + 1)
+    assert "240,000" in row  # 16 * 100 * 150 multiply-adds
+    assert "1.8 MiB" in row  # 150 * 100 * 32 * 4 bytes
+    assert any("61,706" in line for line in lines)
+    assert any("416,520" in line for line in lines)
+    for name in model.names:
+        assert any(name in line for line in lines)
+    assert len({len(line) for line in lines[2 : 2 + len(model.layers)]}) == 1  # the columns stand straight
+
+
+def test_the_input_shape_is_given_or_told_by_the_first_batch(rng):
+    layers = lambda: [mc.Conv2D(2, 3), mc.Flatten(), mc.Dense(3)]  # noqa: E731
+    x = rng.random((4, 1, 6, 5), dtype="float32")
+    given, told = mc.Sequential(layers(), input_shape=(1, 6, 5)), mc.Sequential(layers())
+    np.testing.assert_array_equal(given.predict(x), told.predict(x))
+    assert told.input_shape == (1, 6, 5)
+    trained = mc.Sequential(layers())
+    trained.fit(x, np.array([0, 1, 2, 0]), 1, verbose=False)
+    assert trained.count_parameters() == given.count_parameters()
+
+
+def test_uint8_images_are_scaled_to_0_to_1(rng):
+    x = rng.integers(0, 256, size=(3, 1, 28, 28), dtype=np.uint8)
+    model = mc.networks.lenet5()
+    np.testing.assert_allclose(model.predict(x), model.predict(x / np.float32(255)), rtol=1e-6)
+    assert model.prepare(x).max() <= 1
+
+
+def test_predict_gives_probabilities_and_forward_logits(rng):
+    x = rng.random((3, 1, 28, 28), dtype="float32")
+    model = mc.networks.lenet5()
+    logits, _ = model.forward(x)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict(x), probabilities, rtol=1e-5)
+    np.testing.assert_allclose(model(x), probabilities, rtol=1e-5)
+
+
+def test_dropout_is_off_outside_training(rng):
+    model = mc.Sequential([mc.Dense(50), mc.Dropout(0.5), mc.Dense(3)], input_shape=(4,))
+    x = rng.random((5, 4), dtype="float32")
+    np.testing.assert_array_equal(model.predict(x), model.predict(x))
+    first, second = model.forward(x, training=True)[0], model.forward(x, training=True)[0]
+    assert (first != second).any()
+
+
+def test_the_way_back_can_be_taken_once(rng):
+    model = mc.networks.lenet5()
+    y, backward = model.forward(rng.random((2, 1, 28, 28), dtype="float32"), training=True)
+    backward(np.ones_like(y))
+    with pytest.raises(mc.InputError, match="forward again"):
+        backward(np.ones_like(y))
+
+
+def test_without_input_gradient_the_parameters_get_the_same(rng):
+    x = rng.random((5, 1, 28, 28), dtype="float32")
+    gradients = []
+    for wanted in (True, False):
+        model = mc.networks.conv_pool(seed=1)
+        y, backward = model.forward(x, training=True)
+        assert (backward(np.ones_like(y), input_gradient=wanted) is not None) == wanted
+        gradients.append({name: p.grad for name, p in model.parameters().items()})
+    for name in gradients[0]:
+        np.testing.assert_array_equal(gradients[0][name], gradients[1][name])
+
+
+def test_gradients_of_two_ways_back_add_up(rng):
+    x = rng.random((4, 1, 28, 28), dtype="float32")
+    model = mc.networks.lenet5()
+    for rows in (slice(0, 2), slice(2, 4)):
+        y, backward = model.forward(x[rows], training=True)
+        backward(np.ones_like(y))
+    added = {name: p.grad for name, p in model.parameters().items()}
+    for parameter in model.parameters().values():
+        parameter.clear_gradient()
+    y, backward = model.forward(x, training=True)
+    backward(np.ones_like(y))
+    for name, parameter in model.parameters().items():
+        np.testing.assert_allclose(added[name], parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 7), (2, 3, 3)])
+def test_one_pixel_one_class_one_image(shape, rng):
+    model = mc.Sequential([mc.Conv2D(2, 1), mc.ReLU(), mc.GlobalAvgPool2D(), mc.Dense(1)], input_shape=shape)
+    x = rng.random((1, *shape), dtype="float32")
+    history = model.fit(x, np.array([0]), 2, 1, verbose=False)
+    assert history["loss"] == [0, 0] and history["accuracy"] == [1, 1]
+
+
+def lenet():
+    return mc.networks.lenet5()
+
+
+X = np.zeros((3, 1, 28, 28), "float32")
+REFUSED = {
+    "no channel axis": (lambda: lenet().predict(X[:, 0]), "x[:, None]"),
+    "no batch axis": (lambda: lenet().predict(X[0]), "x[None]"),
+    "channels last": (
+        lambda: mc.Sequential([mc.Conv2D(1, 3)], (3, 8, 8)).predict(np.zeros((2, 8, 8, 3), "f")),
+        "x.transpose(0, 3, 1, 2)",
+    ),
+    "integers": (lambda: lenet().predict(X.astype("int32")), "astype('float32')"),
+    "a list": (lambda: lenet().predict(X.tolist()), "np.asarray"),
+    "a layer on no channel axis": (lambda: mc.MaxPool2D(2).forward(X[:, 0]), "x[:, None]"),
+    "an image into Dense": (lambda: mc.Sequential([mc.Dense(3)], (1, 8, 8)), "Flatten()"),
+    "float64 into a float32 layer": (
+        lambda: mc.Sequential([mc.Dense(2)], (3,)).layers[0].forward(np.zeros((1, 3))),
+        "astype('float32')",
+    ),
+    "a layer not built": (lambda: mc.Conv2D(2, 3).forward(X), "build"),
+    "a model not built": (lambda: mc.Sequential([mc.Dense(2)]).summary(), "input_shape"),
+    "no layer": (lambda: mc.Sequential([mc.ReLU]), "()"),
+    "a layer twice": (lambda: mc.Sequential([mc.ReLU()] * 2), "twice"),
+    "a kernel too large": (lambda: mc.Sequential([mc.Conv2D(1, 9)], (1, 8, 8)), "8 x 8"),
+    "channels that cannot be grouped": (lambda: mc.Sequential([mc.Conv2D(2, 3, groups=2)], (3, 8, 8)), "3 channels"),
+    "filters that cannot be grouped": (lambda: mc.Conv2D(3, 3, groups=2), "3 filters"),
+    "a strange dtype": (lambda: mc.Sequential([mc.Dense(2)], dtype="float16"), "float16"),
+    "a rate of 1": (lambda: mc.Dropout(1.0), "1.0"),
+    "no filters": (lambda: mc.Conv2D(0, 3), "filters"),
+    "half a unit": (lambda: mc.Dense(2.5), "2.5"),
+    "an input shape of 0": (lambda: mc.Sequential([mc.Flatten()], (0, 3, 3)), "0"),
+}
+
+
+@pytest.mark.parametrize(("make", "named"), REFUSED.values(), ids=REFUSED)
+def test_errors_name_what_came_and_the_fix(make, named):
+    with pytest.raises(mc.InputError, match=re.escape(named)):
+        make()
+
+
+def test_half_precision_input_is_converted_by_the_model(rng):
+    x = rng.random((2, 1, 28, 28)).astype("float16")
+    model = mc.networks.lenet5()
+    np.testing.assert_array_equal(model.predict(x), model.predict(x.astype("float32")))
