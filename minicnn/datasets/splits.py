@@ -34,14 +34,23 @@ def stratified_split(labels, fraction, rng, groups=None):
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if groups.shape != labels.shape or labels.ndim != 1:
         raise InputError(f"labels and groups need one number an image, got shapes {labels.shape} and {groups.shape}")
-    _, first, members, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(first))  # of the groups
-    classes = labels[first[order]]
-    chosen = np.zeros(len(first), dtype=bool)
-    for label in np.unique(labels):
-        of_class = order[classes == label]
-        filled = np.cumsum(sizes[of_class])
-        chosen[of_class[filled <= round(fraction * np.count_nonzero(labels == label))]] = True
+    kinds, classes = np.unique(labels, return_inverse=True)
+    wanted = np.array([round(fraction * count) for count in np.bincount(classes)])
+    _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    images = np.split(np.argsort(members, kind="stable"), np.cumsum(sizes)[:-1])  # of each group
+    order = rng.permutation(len(sizes))
+    lowest, highest = np.full(len(sizes), len(kinds)), np.full(len(sizes), -1)
+    np.minimum.at(lowest, members, classes)
+    np.maximum.at(highest, members, classes)
+    chosen = np.zeros(len(sizes), dtype=bool)
+    for group in order[(lowest != highest)[order]]:  # groups of several classes first: they fit less easily
+        left = wanted - np.bincount(classes[images[group]], minlength=len(kinds))
+        if (left >= 0).all():
+            chosen[group], wanted = True, left
+    pure = order[(lowest == highest)[order]]
+    for label in range(len(kinds)):
+        of_class = pure[lowest[pure] == label]
+        chosen[of_class[np.cumsum(sizes[of_class]) <= wanted[label]]] = True
     held_out = chosen[members]
     shuffled = rng.permutation(len(labels))
     train, kept = shuffled[~held_out[shuffled]], shuffled[held_out[shuffled]]
