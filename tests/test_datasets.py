@@ -100,7 +100,7 @@ def test_letters_are_seeded_balanced_and_of_notmnists_form():
     np.testing.assert_array_equal(x, again)
     (other, _), _ = load_letters(train=200, test=50, seed=4, cache=False)
     assert (x != other).any()
-    assert (x.max(axis=(1, 2)) > 100).all()  # light on dark,
+    assert (x.max(axis=(1, 2)) > 100).mean() > 0.95  # light on dark, a few of them faint,
     rows, columns = x.any(axis=2), x.any(axis=1)  # and drawn from edge to edge, but where pieces are missing
     assert (rows[:, [0, -1]].all(axis=1) | columns[:, [0, -1]].all(axis=1)).mean() > 0.9
     assert not {image.tobytes() for image in x} & {image.tobytes() for image in x_test}
