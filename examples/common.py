@@ -15,6 +15,10 @@ import minicnn as mc
 from minicnn.datasets import LETTERS
 from minicnn.files import write_whole
 
+DATA = (
+    "letters (drawn on the spot, no download), notmnist-small, notmnist-large or notmnist-idx (downloaded once), "
+    "or the path of notMNIST's files"
+)
 GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
 
 
@@ -28,7 +32,7 @@ def options(description, name, epochs, samples=None):
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--data", default="letters", metavar="letters|PATH", help="letters drawn on the spot, or notMNIST's files")
+    add("--data", default="letters", metavar="NAME|PATH", help=DATA)
     add("--epochs", type=_count, default=epochs, help="how often every training image is seen")
     add("--batch-size", type=_count, default=32, help="images a step")
     add("--samples", type=_count, default=samples, help="train on this many images only")
@@ -49,7 +53,8 @@ def load_data(chosen):
     if chosen.data == "letters":
         sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
     else:
-        sets, what = mc.datasets.load_notmnist(chosen.data, seed=chosen.seed), f"notMNIST from {chosen.data}"
+        source = chosen.data.removeprefix("notmnist-")
+        sets, what = mc.datasets.load_notmnist(source, seed=chosen.seed), f"notMNIST from {chosen.data}"
     (x_train, y_train), (x_test, y_test) = sets
     if chosen.samples is not None:
         if chosen.samples > len(x_train):

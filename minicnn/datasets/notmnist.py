@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minicnn.datasets import download
 from minicnn.datasets.cache import cached
 from minicnn.datasets.letters import LETTERS
 from minicnn.datasets.splits import stratified_split
@@ -50,12 +51,13 @@ class NotMNIST(NamedTuple):
 
 
 def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True):
-    """notMNIST from a file or folder: `(x_train, y_train), (x_test, y_test)`.
+    """notMNIST, downloaded or from a file or folder: `(x_train, y_train), (x_test, y_test)`.
 
     Args:
-        path: an archive (.tar.gz, .tar, .zip), a folder of one folder a letter, an IDX images file, or a folder
-            with IDX files (gzipped or not). With a training and a test pair of IDX files these are the two
-            sets; everything else is split.
+        path: "small" (18,724 images), "large" (529,114) or "idx" (70,000), which are downloaded once and kept in
+            the cache folder; or an archive (.tar.gz, .tar, .zip), a folder of one folder a letter, an IDX images
+            file, or a folder with IDX files (gzipped or not). With a training and a test pair of IDX files these
+            are the two sets; everything else is split.
         test_fraction: the share of every letter held out for the test.
         seed: of the split.
         group_by: "copies" keeps images that are equal to the byte on one side of the split (about 13 % of
@@ -67,7 +69,8 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
         labels: int64 (N,), 0 for A to 9 for J.
 
     Raises:
-        FileError: there is no such file, or it is not notMNIST; the message says what was expected.
+        FileError: there is no such file, or it is not notMNIST; the message says what was expected. Or nothing
+            could be downloaded.
         InputError: a setting that cannot be.
 
     Warns:
@@ -75,7 +78,7 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
     """
     if group_by not in ("copies", "fonts", None):
         raise InputError(f"group_by needs 'copies', 'fonts' or None, got {group_by!r}")
-    path = pathlib.Path(path)
+    path = download.fetch(path) if path in download.DATA_SETS else pathlib.Path(path)
     pairs = _idx_pairs(path)
     arrays = cached("notmnist", [_FORMAT, str(path.resolve()), _stamp(path)], lambda: _arrays(path), use=cache)
     skipped = [line.split("\t") for line in _decode(arrays["skipped"])]
@@ -120,6 +123,7 @@ def read_notmnist(path):
 
 def _arrays(path):
     """What the cache keeps of a data set."""
+    download.verify(path)
     pairs = _idx_pairs(path)
     data = read_notmnist(path)
     first = len(_read_idx_pair(*pairs[0])[1]) if len(pairs) == 2 else 0

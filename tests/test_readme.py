@@ -1,0 +1,48 @@
+"""What the README shows is true: its Python runs, its files exist."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+import minicnn as mc
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
+
+pytestmark = pytest.mark.skipif(not TEXT, reason="the README lies beside the tests in a checkout only")
+
+
+def blocks():
+    return re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_training_step_and_the_checked_layer_run():
+    for block in blocks():
+        if block.startswith("import"):
+            names = {"__name__": "readme"}
+            exec(block, names)
+            for name, item in names.items():
+                if name.startswith("test_"):
+                    item()
+
+
+def test_the_layer_shown_is_the_librarys():
+    source = (README.parent / "minicnn" / "layers" / "activations.py").read_text(encoding="utf-8")
+    [shown] = [block for block in blocks() if block.startswith("class Tanh")]
+    body = shown.split("\n", 1)[1].strip()
+    assert body in source
+
+
+def test_the_columns_shown_are_right():
+    [shown] = [block for block in blocks() if block.startswith(">>>")]
+    code, expected = shown.split("\n", 1)
+    code = code.removeprefix(">>> ").split("#")[0]
+    assert repr(eval(code, {"mc": mc, "np": np})) == expected.strip()
+
+
+def test_every_file_and_link_exists():
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r"`(examples/[\w/.]+)`", TEXT):
+        if "://" not in target:
+            assert (README.parent / target).exists(), target
