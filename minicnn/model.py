@@ -5,7 +5,6 @@ back takes the gradient from the next one's. That is the chain rule, and all
 of backpropagation.
 """
 
-import contextlib
 import functools
 import math
 
@@ -119,12 +118,12 @@ class Sequential:
         if self.input_shape is None:
             self.build(x.shape[1:])
         layers = self.layers[:-1] if self._ends_in_softmax() else self.layers
-        front, batch_parts, blas_threads = self._shared(x)
+        front, batch_parts = self._shared(x)
 
         def forward_part(rows):
             return _forward_through(layers[:front], self.prepare(x[rows]), training)
 
-        with blas_threads():
+        with one_core_blas():
             outputs, front_steps = zip(*in_parallel(forward_part, batch_parts), strict=True)
             y, steps = _forward_through(layers[front:], _joined(outputs), training)
         taken = False
@@ -135,7 +134,7 @@ class Sequential:
                 raise InputError("this way back has been taken: run forward again")
             taken = True
             last = None if input_gradient else self._first_learned()
-            with blas_threads():
+            with one_core_blas():
                 dy = _back_through(steps, dy, last)
 
                 def backward_part(part):
@@ -341,14 +340,13 @@ class Sequential:
             front: how many of the first layers work on parts of the batch, a core each: the layers on images.
                 A dense layer would have every core read all its weights; it shares out its products instead.
             batch_parts: the parts, as slices.
-            blas_threads: the context in which to compute. A small batch leaves the sharing to BLAS.
         """
         front, work = self._work
         on_cpu = array_module(x) is np and active() is np
         if not on_cpu or len(x) * work < SHARED_WORK:
-            return 0, [slice(0, len(x))], contextlib.nullcontext
+            return 0, [slice(0, len(x))]
         part = min(max(-(-len(x) // thread_count()), SMALLEST_PART), LARGEST_PART) if front else len(x)
-        return front, parts(len(x), part), one_core_blas
+        return front, parts(len(x), part)
 
     @functools.cached_property
     def _work(self):

@@ -94,8 +94,10 @@ class one_core_blas(contextlib.ContextDecorator):  # noqa: N801, used like a fun
     """A block in which BLAS does not share its products out, because `in_parallel` does.
 
     BLAS's own threads, once used, go on spinning for some milliseconds and take the cores from ours: with them
-    a step of conv_pool at batch 32 took 65 ms instead of 43. The setting is the whole process's, so the
-    outermost block that is left puts it back.
+    a step of conv_pool at batch 32 took 65 ms instead of 43. And they wait for each other at every product, which
+    on a machine with other work to do takes long: a step of LeNet-5 at batch 32 beside two busy processes took
+    64 ms with them and 3 ms without. The setting is the whole process's, so the outermost block that is left puts
+    it back.
     """
 
     _lock = threading.Lock()
