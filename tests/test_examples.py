@@ -1,0 +1,94 @@
+"""The examples as a user runs them: from the command line, small."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minicnn as mc
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples lie beside the tests in a checkout only")
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(tmp_path_factory, own_cache, monkeypatch):
+    """The letters are drawn once for all examples."""
+    monkeypatch.setenv("MINICNN_HOME", str(tmp_path_factory.getbasetemp() / "letters"))
+
+
+def run(script, *arguments, cwd):
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize("script", ["lenet5.py", "conv_pool.py", "training_loop.py"])
+def test_it_trains_saves_and_draws(script, tmp_path):
+    done = run(script, "--epochs", 1, "--samples", 96, "--save", "net.npz", "--picture", "seen.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout and "synthetic" in done.stdout
+    model = mc.load(tmp_path / "net.npz")
+    assert model.predict(np.zeros((1, 1, 28, 28), np.uint8)).shape == (1, 10)
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert picture.format == "PNG" and len(picture.getcolors(2**20)) > 50
+
+
+def test_the_networks_written_out_are_those_of_the_library(tmp_path):
+    """The same layers in the same order, with the parameters of the lab's table."""
+    for name, count in {"lenet5": "61,706", "conv_pool": "15,735,170", "two_conv": "125,499,810"}.items():
+        source = (EXAMPLES / f"{name}.py").read_text()
+        assert count in source
+        written = eval("[" + source.split("    [\n")[1].split("    ],\n")[0] + "]", {"mc": mc})
+        library = getattr(mc.networks, name)(input_shape=None).layers
+        assert [repr(layer) for layer in written] == [repr(layer) for layer in library]
+
+
+def test_an_accuracy_below_the_one_asked_for_fails(tmp_path):
+    done = run("lenet5.py", "--epochs", 1, "--samples", 40, "--min-accuracy", 99, cwd=tmp_path)
+    assert done.returncode == 1 and "99" in done.stderr
+    assert (tmp_path / "lenet5.npz").exists()  # what was learned is kept
+
+
+def test_the_same_seed_gives_the_same_network(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        assert (
+            run("lenet5.py", "--epochs", 1, "--samples", 64, "--seed", 3, "--save", name, cwd=tmp_path).returncode == 0
+        )
+    first, second = mc.load(tmp_path / "a.npz"), mc.load(tmp_path / "b.npz")
+    for name, parameter in first.parameters().items():
+        np.testing.assert_array_equal(parameter.value, second.parameters()[name].value)
+
+
+def test_real_images(tmp_path, real_data):
+    done = run("lenet5.py", "--data", real_data, "--epochs", 1, "--samples", 3000, "--min-accuracy", 60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "notMNIST" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--save", "nowhere/net.npz"], "nowhere"),
+        (["--epochs", "0"], "epochs"),
+        (["--batch-size", "many"], "many"),
+        (["--samples", "99999999"], "99999999"),
+        (["--min-accuracy", "101"], "101"),
+        (["--backend", "abacus"], "abacus"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(tmp_path, arguments, named):
+    done = run("lenet5.py", *arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert named in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.glob("*.npz")) == []
+
+
+def test_a_layer_of_ones_own_is_checked(tmp_path):
+    done = run("check_your_layer.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    good, wrong = done.stdout.split("And with a mistake in it:")
+    assert "WRONG" not in good and "WRONG" in wrong
