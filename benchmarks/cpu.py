@@ -16,6 +16,7 @@ import json
 import math
 import os
 import pathlib
+import statistics
 import sys
 import tempfile
 import time
@@ -33,7 +34,6 @@ CONTENDERS = (OURS, "floor", "pytorch", "pytorch_channels_last", "jax", "keras",
 NETS = ("lenet5", "conv_pool", "two_conv", CONV64)
 IN_CONV64 = (OURS, "floor", "pytorch", "pytorch_channels_last", "jax")
 WITH_FIT = (OURS, "pytorch", "pytorch_channels_last", "jax", "keras")
-TURN = 0.25  # seconds of steps in a turn
 SLOW = 4.0  # a turn that takes longer is taken in the first rounds only, except by us and by PyTorch
 LOSS_STEPS, LOSS_TOLERANCE = 3, 5e-4
 
@@ -45,8 +45,12 @@ def options(arguments=None):
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="beside ours")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=12, help="at most; at least 3")
-    parser.add_argument("--seconds", type=float, default=12, help="for each thing measured of each net and batch")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, batches 32 and 128, no epochs, fewer peers")
+    parser.add_argument(
+        "--seconds", type=float, default=12, help="of rounds, for each thing measured of each net and batch"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds, batch 32, no epochs, PyTorch and the floor only"
+    )
     parser.add_argument("--images", type=int, help="in an epoch of fit; otherwise 1024 to 8192, as the net is slow")
     parser.add_argument("--no-epochs", action="store_true", help="leave out the epochs of fit")
     parser.add_argument("--profile", action="store_true", help="only: our step's time by layer and phase")
@@ -57,10 +61,10 @@ def options(arguments=None):
     if chosen.quick:
         given = vars(parser.parse_args([]))
         if chosen.batches == given["batches"]:
-            chosen.batches = (32, 128)
+            chosen.batches = (32,)
         if chosen.contenders == CONTENDERS:
             chosen.contenders = (OURS, "floor", "pytorch", "pytorch_channels_last")
-        chosen.seconds, chosen.rounds, chosen.no_epochs = min(chosen.seconds, 3), min(chosen.rounds, 5), True
+        chosen.seconds, chosen.rounds, chosen.no_epochs = min(chosen.seconds, 3), min(chosen.rounds, 4), True
     chosen.contenders = tuple(dict.fromkeys((OURS, *chosen.contenders)))
     chosen.python = dict(item.split("=", 1) for item in chosen.python)
     return chosen
@@ -94,6 +98,7 @@ def main(arguments=None):
         results["import"] = import_times(3 if chosen.quick else 10)
         name = "cpu"
     results["seconds"] = round(time.perf_counter() - started, 1)
+    results["goals"] = report.goals(results)
     text = report.markdown(results)
     print(text)
     for suffix, content in ((".json", json.dumps(results, indent=1)), (".md", text)):
@@ -116,35 +121,44 @@ def compare(net, batch, chosen, results):
         each time is [seconds, share of the processor that others used meanwhile], one for each round.
     """
     say(f"{net}, batch {batch}")
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         Case(net, batch, pathlib.Path(folder), chosen.threads).write_data(chosen.images)
-        workers, measured = {}, {}
-        for name in chosen.contenders:
-            if name in results["missing"] or (net == CONV64 and name not in IN_CONV64):
-                continue
-            worker = stack.enter_context(Worker(name, chosen.threads, chosen.python.get(name, sys.executable)))
-            answer = worker.ask("start", net=net, batch=batch, folder=folder, threads=chosen.threads)
-            if "missing" in answer:
+        names = [name for name in chosen.contenders if name not in results["missing"]]
+        workers = {  # all load their libraries at the same time
+            name: stack.enter_context(Worker(name, chosen.threads, chosen.python.get(name, sys.executable)))
+            for name in names
+            if net != CONV64 or name in IN_CONV64
+        }
+        for name, worker in list(workers.items()):
+            if missing := worker.answer().get("missing"):
                 if name == OURS:
-                    raise RuntimeError(f"minicnn needs the package {answer['missing']}")
-                results["missing"][name] = f"no package {answer['missing']}"
-                say(f"  {name} is left out: {results['missing'][name]}")
-                continue
+                    raise RuntimeError(f"minicnn needs the package {missing}")
+                del workers[name]
+                results["missing"][name] = f"no package {missing}"
+                say(f"  {name} is left out: no package {missing}")
+        measured = {}
+        for name, worker in workers.items():  # ours first: it makes the weights
+            answer = worker.ask("start", net=net, batch=batch, folder=folder)
             results["versions"] |= answer["versions"]
-            workers[name] = worker
             measured[name] = {"note": answer["note"]}
         for name, worker in workers.items():
             if name != "floor":
                 measured[name]["losses"] = worker.ask("losses", steps=LOSS_STEPS)["losses"]
                 measured[name]["agrees"] = same(measured[name]["losses"], measured[OURS]["losses"])
-        take_turns("step", workers, measured, chosen, seconds=TURN)
+        take_turns("step", workers, measured, chosen, seconds=chosen.turn)
         for name, worker in workers.items():
             measured[name]["peak"] = worker.ask("peak")["bytes"]
-        take_turns("infer", workers, measured, chosen, seconds=TURN)
+        take_turns("infer", workers, measured, chosen, seconds=chosen.turn)
         if not chosen.no_epochs and net != CONV64:
             with_fit = {name: worker for name, worker in workers.items() if name in WITH_FIT}
             take_turns("epoch", with_fit, measured, chosen)
-    say("  " + "  ".join(f"{name} {1000 * report.median(times['step']):.1f} ms" for name, times in measured.items()))
+    say(
+        f"  {time.perf_counter() - started:.0f} s: "
+        + "  ".join(
+            f"{name} {1000 * statistics.median(report.times(its['step'])):.1f} ms" for name, its in measured.items()
+        )
+    )
     return {"net": net, "batch": batch, "contenders": measured}
 
 
@@ -191,7 +205,8 @@ def alone(net, batch, chosen):
     """Our worker without any peer."""
     with tempfile.TemporaryDirectory() as folder, Worker(OURS, chosen.threads) as worker:
         Case(net, batch, pathlib.Path(folder), chosen.threads).write_data(chosen.images)
-        worker.ask("start", net=net, batch=batch, folder=folder, threads=chosen.threads)
+        worker.answer()
+        worker.ask("start", net=net, batch=batch, folder=folder)
         yield worker
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 
+from benchmarks.contenders.case import CONV64
 from benchmarks.turns import DISTURBED
 
 PYTORCH = ("pytorch", "pytorch_channels_last")  # the goals count against the faster of them
@@ -21,84 +22,106 @@ IMPORT_GOAL = 0.1  # seconds over numpy's
 KINDS = {"step": "training step", "infer": "inference", "epoch": "epoch of fit"}
 
 
-def quiet(turns):
-    """The seconds of the turns in which nobody else used the processor; of all turns if fewer than three were."""
-    turns = [turn for turn in turns if turn]
-    undisturbed = [seconds for seconds, others in turns if others < DISTURBED]
-    return undisturbed if len(undisturbed) >= 3 else [seconds for seconds, _ in turns]
+def undisturbed(rounds):
+    """The rounds in which nobody else used the processor, if those are three or more; otherwise all.
+
+    Args:
+        rounds: tuples of turns, each [seconds, share of the processor that others used] or None if not taken.
+
+    Returns:
+        (tuples of seconds, whether enough were undisturbed).
+    """
+    rounds = [turns for turns in rounds if all(turns)]
+    quiet = [turns for turns in rounds if all(others < DISTURBED for _, others in turns)]
+    enough = len(quiet) >= 3
+    return [tuple(seconds for seconds, _ in turns) for turns in (quiet if enough else rounds)], enough
 
 
-def median(turns):
-    """The median seconds of undisturbed turns."""
-    return statistics.median(quiet(turns))
+def times(turns):
+    """The seconds of each turn that counts."""
+    return [seconds for (seconds,) in undisturbed(zip(turns))[0]]
 
 
 def ratios(ours, theirs):
-    """Ours / theirs, round by round; of undisturbed rounds where there are three."""
-    rounds = [(own, their) for own, their in zip(ours, theirs, strict=True) if own and their]
-    undisturbed = [pair for pair in rounds if max(pair[0][1], pair[1][1]) < DISTURBED]
-    return [own[0] / their[0] for own, their in (undisturbed if len(undisturbed) >= 3 else rounds)]
+    """(ours / theirs round by round, whether enough rounds were undisturbed)."""
+    rounds, enough = undisturbed(zip(ours, theirs, strict=True))
+    return [own / their for own, their in rounds], enough
 
 
 def quartiles(values):
     """(lower quartile, median, upper quartile)."""
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
+    return tuple(statistics.quantiles(values, n=4, method="inclusive")) if len(values) > 1 else tuple(values * 3)
 
 
-def ratio_to(case, what, names):
-    """(lower quartile, median, upper quartile) of our ratio to the fastest of these contenders, or None."""
-    measured = case["contenders"]
-    known = [name for name in names if measured.get(name, {}).get(what)]
-    if not known or what not in measured["ours"]:
-        return None
-    fastest = min(known, key=lambda name: median(measured[name][what]))
-    return quartiles(ratios(measured["ours"][what], measured[fastest][what]))
+def spread(values, show):
+    """The median and the quartiles as text, or a single value."""
+    low, middle, high = (show.format(value) for value in quartiles(values))
+    return f"{middle} ({low} to {high})" if len(values) > 1 else middle
 
 
 def goals(results):
-    """[(goal, wanted, measured, whether reached)] of everything that was measured; lower is better everywhere."""
+    """Everything measured that has a goal; lower is better everywhere.
+
+    Returns:
+        [{"goal", "wanted", "measured", "reached", "disturbed"}], wanted and measured as text.
+    """
     rows = []
 
     def add(goal, wanted, measured, show="{:.2f}"):
         if measured is not None:
-            value = measured[1] if isinstance(measured, tuple) else measured
-            spread = (
-                f" ({show.format(measured[0])} to {show.format(measured[2])})" if isinstance(measured, tuple) else ""
+            values, enough = measured
+            rows.append(
+                {
+                    "goal": goal,
+                    "wanted": "<= " + show.format(wanted),
+                    "measured": spread(values, show),
+                    "reached": statistics.median(values) <= wanted,
+                    "disturbed": not enough,
+                }
             )
-            rows.append((goal, show.format(wanted), show.format(value) + spread, value <= wanted))
 
     for case in results.get("cases", []):
-        net, batch, measured = case["net"], case["batch"], case["contenders"]
-        wanted = STEP_GOALS[net].get(batch)
-        name = "forward and back" if net == "conv64" else "training step"
-        if wanted:
-            add(f"{net}, batch {batch}: {name} / PyTorch", wanted, ratio_to(case, "step", PYTORCH))
-        if wanted and net != "conv64":
-            add(f"{net}, batch {batch}: epoch of fit / PyTorch", wanted, ratio_to(case, "epoch", PYTORCH))
-        if batch in INFERENCE_GOAL and net != "conv64":
-            add(f"{net}, batch {batch}: inference / PyTorch", INFERENCE_GOAL[batch], ratio_to(case, "infer", PYTORCH))
-        if batch == 32 and net in FLOOR_GOALS:
-            add(f"{net}, batch {batch}: training step / floor", FLOOR_GOALS[net], ratio_to(case, "step", ["floor"]))
-        peaks = [measured[name]["peak"] for name in PYTORCH if name in measured]
-        if peaks and net != "conv64":
-            add(
-                f"{net}, batch {batch}: peak memory in training / PyTorch",
-                PEAK_GOAL,
-                measured["ours"]["peak"] / min(peaks),
-            )
+        net, batch = case["net"], case["batch"]
+        name = f"{net}, batch {batch}: "
+        if wanted := STEP_GOALS[net].get(batch):
+            step = "forward and back" if net == CONV64 else "training step"
+            add(f"{name}{step} / PyTorch", wanted, ratio_to(case, "step", PYTORCH))
+            add(f"{name}epoch of fit / PyTorch", wanted, ratio_to(case, "epoch", PYTORCH))
+        if net == CONV64:
+            continue
+        if wanted := INFERENCE_GOAL.get(batch):
+            add(f"{name}inference / PyTorch", wanted, ratio_to(case, "infer", PYTORCH))
+        if batch == 32:
+            add(f"{name}training step / floor", FLOOR_GOALS[net], ratio_to(case, "step", ["floor"]))
+        add(f"{name}peak memory in training / PyTorch", PEAK_GOAL, peak_ratio(case))
     if "fit_overhead" in results:
-        shares = [turn["fit"] / turn["steps"] - 1 for turn in undisturbed_dicts(results["fit_overhead"])]
-        add("lenet5, batch 32: fit over its bare steps", OVERHEAD_GOAL, quartiles(shares), "{:.1%}")
+        fits, steps = (
+            [[turn[part], turn["disturbed"]] for turn in results["fit_overhead"]] for part in ("fit", "steps")
+        )
+        shares, enough = ratios(fits, steps)
+        add("lenet5, batch 32: fit beyond its bare steps", OVERHEAD_GOAL, ([r - 1 for r in shares], enough), "{:.1%}")
     if "import" in results:
-        add("import minicnn after import numpy, s", IMPORT_GOAL, quartiles([own for _, own in results["import"]]))
+        add(
+            "import minicnn after import numpy, s", IMPORT_GOAL, ([own for _, own in results["import"]], True), "{:.3f}"
+        )
     return rows
 
 
-def undisturbed_dicts(turns):
-    undisturbed = [turn for turn in turns if turn["disturbed"] < DISTURBED]
-    return undisturbed if len(undisturbed) >= 3 else turns
+def ratio_to(case, what, names):
+    """`ratios` to the fastest of these contenders; None if it was not measured."""
+    measured = case["contenders"]
+    known = [name for name in names if measured.get(name, {}).get(what)]
+    if not known or not measured["ours"].get(what):
+        return None
+    fastest = min(known, key=lambda name: statistics.median(times(measured[name][what])))
+    return ratios(measured["ours"][what], measured[fastest][what])
+
+
+def peak_ratio(case):
+    """Our peak memory / the smaller of PyTorch's; None without PyTorch."""
+    measured = case["contenders"]
+    peaks = [measured[name]["peak"] for name in PYTORCH if name in measured]
+    return ([measured["ours"]["peak"] / min(peaks)], True) if peaks else None
 
 
 def markdown(results):
@@ -110,11 +133,8 @@ def markdown(results):
         parts += [f"### {item['net']}, batch {item['batch']}: {item['step']:.1f} ms a step", profile_table(item)]
     for title, header, rows in results.get("growth", []):
         parts += [f"### {title}", table(header, rows)]
-    if rows := goals(results):
-        marked = [
-            (goal, f"<= {wanted}", measured, "yes" if reached else "NO") for goal, wanted, measured, reached in rows
-        ]
-        parts += ["### Goals", table(["goal", "wanted", "measured (quartiles)", "reached"], marked)]
+    if results.get("goals"):
+        parts += ["### Goals", goals_table(results["goals"])]
     if "import" in results:
         numpy, own = (1000 * statistics.median(times) for times in zip(*results["import"], strict=True))
         parts.append(f"`import numpy` takes {numpy:.0f} ms, `import minicnn` {own:.0f} ms more.")
@@ -127,28 +147,35 @@ def markdown(results):
 def case_table(case):
     """One line for each contender."""
     measured = case["contenders"]
-    kinds = [what for what in KINDS if any(times.get(what) for times in measured.values())]
+    kinds = [what for what in KINDS if any(its.get(what) for its in measured.values())]
     header = ["", *(column for what in kinds for column in (f"{KINDS[what]}, ms", "ours / this")), "peak, MiB", ""]
     rows = []
-    for name, times in measured.items():
+    for name, its in measured.items():
         row = [name]
         for what in kinds:
-            if not times.get(what):
-                row += ["", ""]
-                continue
-            low, middle, high = (f"{1000 * seconds:.4g}" for seconds in quartiles(quiet(times[what])))
-            row.append(f"{middle} ({low} to {high})")
-            spread = quartiles(ratios(measured["ours"][what], times[what]))
-            row.append("" if name == "ours" else f"{spread[1]:.2f} ({spread[0]:.2f} to {spread[2]:.2f})")
-        rows.append([*row, f"{times['peak'] / 2**20:.0f}", times["note"]])
+            turns = its.get(what)
+            row.append(spread([1000 * seconds for seconds in times(turns)], "{:.4g}") if turns else "")
+            compared = turns and name != "ours"
+            row.append(spread(ratios(measured["ours"][what], turns)[0], "{:.2f}") if compared else "")
+        rows.append([*row, f"{its['peak'] / 2**20:.0f}", its["note"]])
     return table(header, rows)
+
+
+def goals_table(rows):
+    """One line for each goal."""
+    answers = {True: "yes", False: "NO"}
+    return table(
+        ["goal", "wanted", "measured (quartiles)", "reached"],
+        [
+            [row["goal"], row["wanted"], row["measured"], answers[row["reached"]] + ", disturbed" * row["disturbed"]]
+            for row in rows
+        ],
+    )
 
 
 def agreement(case):
     """Whether everybody computed the same."""
-    others = {
-        name: times["agrees"] for name, times in case["contenders"].items() if name != "ours" and "agrees" in times
-    }
+    others = {name: its["agrees"] for name, its in case["contenders"].items() if name != "ours" and "agrees" in its}
     wrong = [name for name, agrees in others.items() if not agrees]
     if wrong:
         return f"NOT THE SAME COMPUTATION: the first losses of {', '.join(wrong)} differ from ours."
@@ -160,9 +187,9 @@ def disturbance(results):
     turns = [
         turn
         for case in results.get("cases", [])
-        for times in case["contenders"].values()
+        for its in case["contenders"].values()
         for what in KINDS
-        for turn in times.get(what) or []
+        for turn in its.get(what) or []
         if turn
     ]
     if not turns:

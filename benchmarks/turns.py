@@ -15,8 +15,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DISTURBED = 0.08  # of all cores' time used by others
-ATTEMPTS = 3
-PAUSE = 0.03  # seconds in which the last one's threads stop spinning
+PAUSES = (0.03, 0.2, 0.5)  # seconds before each attempt: the last one's threads stop spinning, others end their work
 
 
 class Worker:
@@ -43,7 +42,7 @@ class Worker:
         }
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by close()
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.contenders.worker", name],
+            [python, "-m", "benchmarks.contenders.worker", name, count],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -56,6 +55,10 @@ class Worker:
         """The answer to one question; raises RuntimeError when the process dies of it."""
         self.process.stdin.write(json.dumps({"ask": question, **arguments}) + "\n")
         self.process.stdin.flush()
+        return self.answer(question)
+
+    def answer(self, question="load"):
+        """The next answer; the first one comes unasked, when the library is loaded."""
         answer = self.process.stdout.readline()
         if not answer:
             status = self.process.wait()
@@ -66,13 +69,14 @@ class Worker:
     def turn(self, question, **arguments):
         """Ask, and watch the machine meanwhile; the least disturbed answer, with the "disturbed" share."""
         best = None
-        for attempt in range(ATTEMPTS):
-            time.sleep(PAUSE * 10**attempt)
+        for pause in PAUSES:
+            time.sleep(pause)
             before = self._others_seconds()
             started = time.perf_counter()
             answer = self.ask(question, **arguments)
             wall = time.perf_counter() - started
-            others = max(0.0, self._others_seconds() - before) / (wall * (os.cpu_count() or 1))
+            others = self._others_seconds() - before - 0.02  # the clocks tick every 0.01 s
+            others = max(0.0, others) / (wall * (os.cpu_count() or 1))
             answer["disturbed"] = others
             if best is None or others < best["disturbed"]:
                 best = answer

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
-TINY = ("--threads", "1", "--rounds", "1", "--seconds", "0.01", "--batches", "8", "--images", "32")
+TINY = ("--threads", "1", "--rounds", "1", "--seconds", "0.01", "--turn", "0.01", "--batches", "8", "--images", "32")
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests: an installed package")
 
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks b
 def run(tmp_path, *arguments):
     """The results of `benchmarks/cpu.py`, and its Markdown."""
     command = [sys.executable, str(BENCHMARKS / "cpu.py"), "--out", str(tmp_path), *TINY, *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     (results,) = tmp_path.glob("*.json")
     return json.loads(results.read_text()), results.with_suffix(".md").read_text()
 

@@ -57,43 +57,47 @@ class Contender:
 
     def load(self, case, memory_format):
         """The network with the given weights."""
-        model = nn.Sequential(*LAYERS[case.net]()).to(memory_format=memory_format)
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), case.weights(), strict=True):
-                parameter.copy_(torch.from_numpy(value))
+        with torch.device("meta"):  # nobody needs PyTorch's own first weights
+            model = nn.Sequential(*LAYERS[case.net]())
+        model = model.to_empty(device="cpu").to(memory_format=memory_format)
+        self.copy_weights(model, case)
         return model
+
+    @torch.no_grad()
+    def copy_weights(self, model, case):
+        for parameter, value in zip(model.parameters(), case.weights(), strict=True):
+            parameter.copy_(torch.from_numpy(value))
 
 
 class Network(Contender):
     def __init__(self, case, memory_format):
         self.batch = case.batch
-        self.memory_format = memory_format
         images, labels = case.data()
         self.images = torch.from_numpy(images).contiguous(memory_format=memory_format)
         self.labels = torch.from_numpy(labels)
         self.loss = nn.CrossEntropyLoss()
-        times = {fused: self.trial(case, fused) for fused in (False, True)}
-        self.start(case, fused=min(times, key=times.get))
+        self.model = self.load(case, memory_format)
+        fused = self.is_fused_faster(case)
+        self.note = "fused optimizer" if fused else "plain optimizer"
+        self.copy_weights(self.model, case)
+        self.optimizer = self.make_optimizer(case, fused)
 
-    def start(self, case, fused):
-        self.model = None  # its memory first
-        self.model = self.load(case, self.memory_format)
+    def make_optimizer(self, case, fused):
         rate = LEARNING_RATE[case.net]
         if case.uses_adam:
-            self.optimizer = torch.optim.Adam(self.model.parameters(), rate, eps=EPSILON, fused=fused)
-        else:
-            self.optimizer = torch.optim.SGD(self.model.parameters(), rate, fused=fused)
-        self.note = "fused optimizer" if fused else "plain optimizer"
+            return torch.optim.Adam(self.model.parameters(), rate, eps=EPSILON, fused=fused)
+        return torch.optim.SGD(self.model.parameters(), rate, fused=fused)
 
-    def trial(self, case, fused):
-        self.start(case, fused)
-        self.step(0)
-        times = []
-        while len(times) < 2 or (len(times) < 50 and sum(times) < 1):
-            started = time.perf_counter()
-            self.step(len(times))
-            times.append(time.perf_counter() - started)
-        return np.median(times)
+    def is_fused_faster(self, case):
+        """Steps with the one and the other optimizer in turns, for a second or two."""
+        optimizers = {fused: self.make_optimizer(case, fused) for fused in (False, True)}
+        times = {False: [], True: []}
+        while len(times[True]) < 3 or (len(times[True]) < 100 and sum(times[True]) < 1):
+            for fused, self.optimizer in optimizers.items():
+                started = time.perf_counter()
+                self.step(0)
+                times[fused].append(time.perf_counter() - started)
+        return np.median(times[True]) < np.median(times[False])
 
     def rows(self, i):
         start = i * self.batch % len(self.images)

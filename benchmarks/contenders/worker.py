@@ -1,7 +1,8 @@
 """The process of one contender: reads what to do from its input, answers on its output, and sleeps in between.
 
-Run as `python -m benchmarks.contenders.worker pytorch`. Each line in is a JSON object with an "ask", each line
-out the answer. A contender is a module here with `make(case)`; what that returns has
+Run as `python -m benchmarks.contenders.worker pytorch 2`, the number being the threads it may use. It first says
+whether its library could be loaded; then each line in is a JSON object with an "ask", and each line out the answer.
+A contender is a module here with `make(case)`; what that returns has
 
     step(i)         one training step on batch i: forward, loss, backward, optimizer; returns the loss
     infer(i)        the probabilities of batch i
@@ -24,32 +25,29 @@ import numpy as np
 from benchmarks.contenders.case import Case
 
 
-def serve(name):
-    """Answer questions until the input ends."""
+def serve(name, threads):
+    """Load the library, then answer questions until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints goes where the errors go
+    if hasattr(os, "sched_setaffinity"):  # some libraries count the cores that they may use and ask nobody
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    try:
+        module = importlib.import_module(f"benchmarks.contenders.{name}")
+        answer = {}
+    except ModuleNotFoundError as error:
+        answer = {"missing": error.name}
+    print(json.dumps(answer), file=answers, flush=True)
     contender = None
     for line in sys.stdin:
         question = json.loads(line)
         ask = question.pop("ask")
-        try:
-            if ask == "start":
-                contender = start(name, **question)
-                answer = {"note": contender.note, "versions": contender.versions}
-                forget_peak()
-            else:
-                answer = globals()[f"answer_{ask}"](contender, **question)
-        except ModuleNotFoundError as error:
-            answer = {"missing": error.name}
+        if ask == "start":
+            contender = module.make(Case(question["net"], question["batch"], pathlib.Path(question["folder"]), threads))
+            forget_peak()
+            answer = {"note": contender.note, "versions": contender.versions}
+        else:
+            answer = globals()[f"answer_{ask}"](contender, **question)
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def start(name, net, batch, folder, threads):
-    """Load the library, the data and the weights."""
-    if hasattr(os, "sched_setaffinity"):  # some libraries count the cores that they may use and ask nobody
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    module = importlib.import_module(f"benchmarks.contenders.{name}")
-    return module.make(Case(net, batch, pathlib.Path(folder), threads))
 
 
 def answer_losses(contender, steps):
@@ -110,4 +108,4 @@ def peak_memory():
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))
