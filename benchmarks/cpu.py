@@ -48,6 +48,7 @@ def options(arguments=None):
     parser.add_argument(
         "--seconds", type=float, default=12, help="of rounds, for each thing measured of each net and batch"
     )
+    parser.add_argument("--turn", type=float, default=0.25, help="seconds of steps in a turn; at least one step")
     parser.add_argument(
         "--quick", action="store_true", help="fewer rounds, batch 32, no epochs, PyTorch and the floor only"
     )
