@@ -49,6 +49,7 @@ def options(arguments=None):
         "--seconds", type=float, default=12, help="of rounds, for each thing measured of each net and batch"
     )
     parser.add_argument("--turn", type=float, default=0.25, help="seconds of steps in a turn; at least one step")
+    parser.add_argument("--retries", type=int, default=2, help="of a turn that other processes disturbed")
     parser.add_argument(
         "--quick", action="store_true", help="fewer rounds, batch 32, no epochs, PyTorch and the floor only"
     )
@@ -96,7 +97,7 @@ def main(arguments=None):
         if "lenet5" in chosen.nets:
             results["fit_overhead"] = fit_overhead(chosen)
         say("import minicnn against import numpy")
-        results["import"] = import_times(3 if chosen.quick else 10)
+        results["import"] = import_times(chosen.rounds)
         name = "cpu"
     results["seconds"] = round(time.perf_counter() - started, 1)
     results["goals"] = report.goals(results)
@@ -182,7 +183,7 @@ def take_turns(what, workers, measured, chosen, **arguments):
             if times and times[-1] and times[-1][0] > SLOW and not name.startswith((OURS, "pytorch")):
                 times.append(None)
                 continue
-            answer = workers[name].turn(what, **arguments)
+            answer = workers[name].turn(what, chosen.retries, **arguments)
             times.append([answer["seconds"], round(answer["disturbed"], 3)])
 
 
@@ -191,14 +192,21 @@ def fit_overhead(chosen, net="lenet5", batch=32):
     say("an epoch of fit against its bare steps")
     with alone(net, batch, chosen) as worker:
         worker.ask("call", method="fit_overhead")  # warm
-        return [worker.turn("call", method="fit_overhead") for _ in range(3 if chosen.quick else max(3, chosen.rounds))]
+        return [
+            worker.turn("call", chosen.retries, method="fit_overhead")
+            for _ in range(3 if chosen.quick else max(3, chosen.rounds))
+        ]
 
 
 def profile(net, batch, chosen):
     """The step's time by layer and phase."""
     say(f"profile of {net}, batch {batch}")
     with alone(net, batch, chosen) as worker:
-        return {"net": net, "batch": batch, **worker.turn("call", method="layer_times", arguments=[chosen.seconds / 4])}
+        return {
+            "net": net,
+            "batch": batch,
+            **worker.turn("call", chosen.retries, method="layer_times", arguments=[chosen.seconds / 4]),
+        }
 
 
 @contextlib.contextmanager

@@ -15,7 +15,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DISTURBED = 0.08  # of all cores' time used by others
-PAUSES = (0.03, 0.2, 0.5)  # seconds before each attempt: the last one's threads stop spinning, others end their work
+PAUSE, LONGER_PAUSE = (
+    0.03,
+    0.4,
+)  # seconds before a turn: the last one's threads stop spinning, others may end their work
 
 
 class Worker:
@@ -66,11 +69,11 @@ class Worker:
             raise RuntimeError(f"{self.name} ended at {question!r} (status {status}):\n{self.errors.read()[-3000:]}")
         return json.loads(answer)
 
-    def turn(self, question, **arguments):
+    def turn(self, question, retries, **arguments):
         """Ask, and watch the machine meanwhile; the least disturbed answer, with the "disturbed" share."""
         best = None
-        for pause in PAUSES:
-            time.sleep(pause)
+        for attempt in range(1 + retries):
+            time.sleep(LONGER_PAUSE if attempt else PAUSE)
             before = self._others_seconds()
             started = time.perf_counter()
             answer = self.ask(question, **arguments)
