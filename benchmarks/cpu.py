@@ -46,14 +46,14 @@ def options(arguments=None):
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=12, help="at most; at least 3")
     parser.add_argument(
-        "--seconds", type=float, default=12, help="of rounds, for each thing measured of each net and batch"
+        "--seconds", type=float, default=10, help="of rounds, for each thing measured of each net and batch"
     )
     parser.add_argument("--turn", type=float, default=0.25, help="seconds of steps in a turn; at least one step")
     parser.add_argument("--retries", type=int, default=2, help="of a turn that other processes disturbed")
     parser.add_argument(
         "--quick", action="store_true", help="fewer rounds, batch 32, no epochs, PyTorch and the floor only"
     )
-    parser.add_argument("--images", type=int, help="in an epoch of fit; otherwise 1024 to 8192, as the net is slow")
+    parser.add_argument("--images", type=int, help="in an epoch of fit; otherwise 512 to 8192, as the net is slow")
     parser.add_argument("--no-epochs", action="store_true", help="leave out the epochs of fit")
     parser.add_argument("--profile", action="store_true", help="only: our step's time by layer and phase")
     parser.add_argument("--growth", action="store_true", help="only: our time and memory as batch, image, set grow")
@@ -146,7 +146,7 @@ def compare(net, batch, chosen, results):
             measured[name] = {"note": answer["note"]}
         for name, worker in workers.items():
             if name != "floor":
-                measured[name]["losses"] = worker.ask("losses", steps=LOSS_STEPS)["losses"]
+                measured[name]["losses"] = worker.ask("losses", steps=LOSS_STEPS if batch <= 128 else 2)["losses"]
                 measured[name]["agrees"] = same(measured[name]["losses"], measured[OURS]["losses"])
         take_turns("step", workers, measured, chosen, seconds=chosen.turn)
         for name, worker in workers.items():

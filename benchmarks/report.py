@@ -131,6 +131,8 @@ def markdown(results):
         parts += [f"### {case['net']}, batch {case['batch']}", case_table(case), agreement(case)]
     for item in results.get("profile", []):
         parts += [f"### {item['net']}, batch {item['batch']}: {item['step']:.1f} ms a step", profile_table(item)]
+        if item["disturbed"] >= DISTURBED:
+            parts.append(f"Disturbed: other processes used {item['disturbed']:.0%} of the processor meanwhile.")
     for title, header, rows in results.get("growth", []):
         parts += [f"### {title}", table(header, rows)]
     if results.get("goals"):
@@ -204,7 +206,7 @@ def disturbance(results):
 def profile_table(item):
     step = item["step"]
     rows = [
-        [name, f"{forward:.2f}", f"{back:.2f}" if back else "", f"{(forward + back) / step:.0%}"]
+        [name, f"{forward:.2f}" if forward else "", f"{back:.2f}" if back else "", f"{(forward + back) / step:.0%}"]
         for name, forward, back in item["rows"]
     ]
     return table(["", "forward, ms", "back, ms", "share"], rows)

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-IMAGES = {"lenet5": 8192, "conv_pool": 2048, "two_conv": 1024}  # an epoch, where nothing else is asked for
+IMAGES = {"lenet5": 8192, "conv_pool": 2048, "two_conv": 512}  # an epoch, where nothing else is asked for
 LEARNING_RATE = {"lenet5": 0.001, "conv_pool": 0.01, "two_conv": 0.01}  # LeNet-5 learns with Adam, the others with SGD
 EPSILON = 1e-7  # Adam's; the other libraries' defaults differ
 
@@ -38,13 +38,13 @@ class Case:
         return self.net == "lenet5"
 
     def write_data(self, images=None):
-        """Random images and labels, at least two batches; for conv64 the input and the output's gradient."""
+        """Random images and labels, at least one batch; for conv64 the input and the output's gradient."""
         rng = np.random.default_rng(0)
         if self.is_conv64:
             x = rng.standard_normal((self.batch, 64, 28, 28), dtype=np.float32)
             y = rng.standard_normal((self.batch, 64, 28, 28), dtype=np.float32)
         else:
-            count = max(2, (images or IMAGES[self.net]) // self.batch) * self.batch
+            count = max(1, (images or IMAGES[self.net]) // self.batch) * self.batch
             x = rng.random((count, 1, 28, 28), dtype=np.float32)
             y = rng.integers(0, 10, count)
         np.save(self.folder / "x.npy", x)

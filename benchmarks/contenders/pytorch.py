@@ -92,7 +92,7 @@ class Network(Contender):
         """Steps with the one and the other optimizer in turns, for a second or two."""
         optimizers = {fused: self.make_optimizer(case, fused) for fused in (False, True)}
         times = {False: [], True: []}
-        while len(times[True]) < 3 or (len(times[True]) < 100 and sum(times[True]) < 1):
+        while len(times[True]) < 2 or (len(times[True]) < 100 and sum(times[True]) < 1):
             for fused, self.optimizer in optimizers.items():
                 started = time.perf_counter()
                 self.step(0)
