@@ -1,0 +1,105 @@
+"""The limit: the network's matrix products alone, on NumPy's BLAS, with every buffer ready.
+
+No columns are built, no activation is computed, no weight is changed. Each product is done in the way that
+turned out fastest: as it stands or turned over (`(B.T @ A.T).T`), with BLAS on all cores or on one.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+import threadpoolctl
+
+
+@dataclasses.dataclass
+class Product:
+    """`a @ b` into `out`, with BLAS on some threads."""
+
+    a: np.ndarray
+    b: np.ndarray
+    out: np.ndarray
+    threads: int
+
+    def compute(self):
+        np.matmul(self.a, self.b, out=self.out)
+
+
+def conv(N, C, F, size, out):
+    """rows, inner and columns of W @ columns; the whole batch at once."""
+    return F, C * size * size, out * out * N
+
+
+def dense(N, features, units):
+    return units, features, N
+
+
+def products(net, N):
+    """(rows, inner, columns) of each layer's product `W @ x`, the first layer first."""
+    return {
+        "lenet5": [
+            conv(N, 1, 6, 5, 28),
+            conv(N, 6, 16, 5, 10),
+            dense(N, 400, 120),
+            dense(N, 120, 84),
+            dense(N, 84, 10),
+        ],
+        "conv_pool": [conv(N, 1, 16, 3, 28), dense(N, 3136, 5000), dense(N, 5000, 10)],
+        "two_conv": [conv(N, 1, 16, 3, 28), conv(N, 16, 32, 3, 28), dense(N, 25088, 5000), dense(N, 5000, 10)],
+        "conv64": [conv(N, 64, 64, 3, 28)],
+    }[net]
+
+
+def make(case):
+    return Floor(case)
+
+
+class Floor:
+    versions = {"numpy": np.__version__}  # noqa: RUF012, not changed
+    note = "matrix products only"
+
+    def __init__(self, case):
+        blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+        self.set_threads = [library.set_num_threads for library in blas]
+        self.threads = case.threads
+        self.forward, self.back = [], []
+        for number, (rows, inner, columns) in enumerate(products(case.net, case.batch)):
+            weight = np.full((rows, inner), 0.01, np.float32)
+            x = np.full((inner, columns), 0.01, np.float32)
+            dy = np.full((rows, columns), 0.01, np.float32)
+            self.forward.append(self.fastest(weight, x))
+            self.back.append(self.fastest(dy, x.T))
+            if number or case.is_conv64:  # nobody needs the gradient of the images
+                self.back.append(self.fastest(weight.T, dy))
+
+    def fastest(self, a, b):
+        out = np.zeros((len(a), b.shape[1]), np.float32)
+        turned = np.zeros(out.T.shape, np.float32)
+        ways = [
+            way
+            for threads in {1, self.threads}
+            for way in (Product(a, b, out, threads), Product(b.T, a.T, turned, threads))
+        ]
+        return min(ways, key=self.time)
+
+    def time(self, product):
+        """The shortest of a few runs, the first of which only warms up."""
+        times = []
+        while len(times) < 3 or (sum(times) < 0.05 and len(times) < 20):
+            started = time.perf_counter()
+            self.run([product])
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    def run(self, products):
+        for product in products:
+            for set_threads in self.set_threads:
+                set_threads(product.threads)
+            product.compute()
+
+    def step(self, i):
+        self.run(self.forward)
+        self.run(self.back)
+        return 0.0
+
+    def infer(self, i):
+        self.run(self.forward)

@@ -1,0 +1,95 @@
+"""minicnn, from this checkout."""
+
+import io
+import sys
+import time
+
+import numpy as np
+
+import minicnn as mc
+from benchmarks.contenders.case import LEARNING_RATE
+from benchmarks.layer_times import layer_times
+
+
+def make(case):
+    return Convolution(case) if case.is_conv64 else Network(case)
+
+
+class Contender:
+    versions = {"minicnn": mc.__version__, "numpy": np.__version__}  # noqa: RUF012, not changed
+    note = ""
+
+
+class Network(Contender):
+    def __init__(self, case):
+        self.batch = case.batch
+        self.images, self.labels = case.data()
+        self.model = getattr(mc.networks, case.net)()
+        case.write_weights(parameter.value for parameter in self.model.parameters().values())
+        rate = LEARNING_RATE[case.net]
+        self.optimizer = mc.Adam(rate) if case.uses_adam else mc.SGD(rate)
+        self.loss = mc.SoftmaxCrossEntropy()
+
+    def rows(self, i):
+        start = i * self.batch % len(self.images)
+        return slice(start, start + self.batch)
+
+    def step(self, i):
+        rows = self.rows(i)
+        logits, backward = self.model.forward(self.images[rows], training=True)
+        loss, dlogits = self.loss(logits, self.labels[rows])
+        backward(dlogits, input_gradient=False)
+        self.optimizer.step(self.model.parameters())
+        return loss
+
+    def infer(self, i):
+        return self.model(self.images[self.rows(i)])
+
+    def epoch(self):
+        self.fit(self.images)
+
+    def fit(self, images):
+        stderr, sys.stderr = sys.stderr, Terminal()
+        try:
+            self.model.fit(images, self.labels, epochs=1, batch_size=self.batch, optimizer=self.optimizer)
+        finally:
+            sys.stderr = stderr
+
+    def fit_overhead(self):
+        """Seconds of an epoch of `fit` on uint8 images, and of the same number of bare steps on ready batches."""
+        images = (self.images * 255).astype(np.uint8)
+        started = time.perf_counter()
+        self.fit(images)
+        between = time.perf_counter()
+        for i in range(len(images) // self.batch):
+            self.step(i)
+        return {"fit": between - started, "steps": time.perf_counter() - between}
+
+    def layer_times(self, seconds):
+        return layer_times(self.model, self.step, self.loss, self.optimizer, seconds)
+
+
+class Convolution(Contender):
+    def __init__(self, case):
+        self.x, self.dy = case.data()
+        self.model = mc.Sequential([mc.Conv2D(64, 3, padding="same")], input_shape=(64, 28, 28))
+        self.parameters = self.model.parameters()
+        case.write_weights(parameter.value for parameter in self.parameters.values())
+
+    def step(self, i):
+        y, backward = self.model.forward(self.x, training=True)
+        dx = backward(self.dy)
+        dweight = self.parameters["conv2d_1.weight"].grad
+        for parameter in self.parameters.values():
+            parameter.clear_gradient()
+        return y[0, 0, 0, 0], dx[0, 0, 0, 0], dweight[0, 0, 0, 0]
+
+    def infer(self, i):
+        return self.model(self.x)
+
+
+class Terminal(io.StringIO):
+    """Where `fit` draws its bar, as it does on a terminal."""
+
+    def isatty(self):
+        return True

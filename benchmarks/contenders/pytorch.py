@@ -1,0 +1,149 @@
+"""PyTorch as its users write it; the fused optimizer or the plain one, whichever is faster here."""
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.contenders.case import EPSILON, LEARNING_RATE
+
+LAYERS = {
+    "lenet5": lambda: [
+        nn.Conv2d(1, 6, 5, padding="same"),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.Tanh(),
+        nn.Linear(120, 84),
+        nn.Tanh(),
+        nn.Linear(84, 10),
+    ],
+    "conv_pool": lambda: [
+        nn.Conv2d(1, 16, 3, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(3136, 5000),
+        nn.ReLU(),
+        nn.Linear(5000, 10),
+    ],
+    "two_conv": lambda: [
+        nn.Conv2d(1, 16, 3, padding="same"),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding="same"),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(25088, 5000),
+        nn.ReLU(),
+        nn.Linear(5000, 10),
+    ],
+    "conv64": lambda: [nn.Conv2d(64, 64, 3, padding="same")],
+}
+
+
+def make(case, memory_format=torch.contiguous_format):
+    torch.set_num_threads(case.threads)
+    return Convolution(case, memory_format) if case.is_conv64 else Network(case, memory_format)
+
+
+class Contender:
+    versions = {"torch": torch.__version__}  # noqa: RUF012, not changed
+    note = ""
+
+    def load(self, case, memory_format):
+        """The network with the given weights."""
+        with torch.device("meta"):  # nobody needs PyTorch's own first weights
+            model = nn.Sequential(*LAYERS[case.net]())
+        model = model.to_empty(device="cpu").to(memory_format=memory_format)
+        self.copy_weights(model, case)
+        return model
+
+    @torch.no_grad()
+    def copy_weights(self, model, case):
+        for parameter, value in zip(model.parameters(), case.weights(), strict=True):
+            parameter.copy_(torch.from_numpy(value))
+
+
+class Network(Contender):
+    def __init__(self, case, memory_format):
+        self.batch = case.batch
+        images, labels = case.data()
+        self.images = torch.from_numpy(images).contiguous(memory_format=memory_format)
+        self.labels = torch.from_numpy(labels)
+        self.loss = nn.CrossEntropyLoss()
+        self.model = self.load(case, memory_format)
+        fused = self.is_fused_faster(case)
+        self.note = "fused optimizer" if fused else "plain optimizer"
+        self.copy_weights(self.model, case)
+        self.optimizer = self.make_optimizer(case, fused)
+
+    def make_optimizer(self, case, fused):
+        rate = LEARNING_RATE[case.net]
+        if case.uses_adam:
+            return torch.optim.Adam(self.model.parameters(), rate, eps=EPSILON, fused=fused)
+        return torch.optim.SGD(self.model.parameters(), rate, fused=fused)
+
+    def is_fused_faster(self, case):
+        """Steps with the one and the other optimizer in turns, for a second or two."""
+        optimizers = {fused: self.make_optimizer(case, fused) for fused in (False, True)}
+        times = {False: [], True: []}
+        while len(times[True]) < 2 or (len(times[True]) < 100 and sum(times[True]) < 1):
+            for fused, self.optimizer in optimizers.items():
+                started = time.perf_counter()
+                self.step(0)
+                times[fused].append(time.perf_counter() - started)
+        return np.median(times[True]) < np.median(times[False])
+
+    def rows(self, i):
+        start = i * self.batch % len(self.images)
+        return slice(start, start + self.batch)
+
+    def step(self, i):
+        return self.step_on(self.images[self.rows(i)], self.labels[self.rows(i)])[0].item()
+
+    def step_on(self, images, labels):
+        self.optimizer.zero_grad()
+        logits = self.model(images)
+        loss = self.loss(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), logits.detach()
+
+    @torch.inference_mode()
+    def infer(self, i):
+        return self.model(self.images[self.rows(i)]).softmax(dim=1)
+
+    def epoch(self):
+        """PyTorch has no `fit`: the loop that its users write, on tensors in memory, faster than a DataLoader."""
+        total_loss, hits = 0.0, 0
+        for rows in torch.randperm(len(self.images)).split(self.batch):
+            labels = self.labels[rows]
+            loss, logits = self.step_on(self.images[rows], labels)
+            total_loss += loss.item() * len(rows)
+            hits += (logits.argmax(dim=1) == labels).sum().item()
+        return total_loss / len(self.images), hits / len(self.images)
+
+
+class Convolution(Contender):
+    def __init__(self, case, memory_format):
+        x, dy = case.data()
+        self.x = torch.from_numpy(x).contiguous(memory_format=memory_format).requires_grad_()
+        self.dy = torch.from_numpy(dy).contiguous(memory_format=memory_format)
+        self.model = self.load(case, memory_format)
+
+    def step(self, i):
+        self.x.grad = None
+        self.model.zero_grad()
+        y = self.model(self.x)
+        y.backward(self.dy)
+        numbers = y, self.x.grad, self.model[0].weight.grad
+        return [number[0, 0, 0, 0].item() for number in numbers]
+
+    @torch.inference_mode()
+    def infer(self, i):
+        return self.model(self.x)

@@ -1,0 +1,9 @@
+"""PyTorch with its images and kernels in memory as (N, H, W, C), which it offers and for which it is often faster."""
+
+import torch
+
+from benchmarks.contenders import pytorch
+
+
+def make(case):
+    return pytorch.make(case, memory_format=torch.channels_last)

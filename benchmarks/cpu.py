@@ -1,0 +1,227 @@
+"""minicnn against PyTorch, Keras, JAX, textbook NumPy and the limit of the machine, on the CPU: one command.
+
+    python benchmarks/cpu.py
+
+Every contender runs in a process of its own with the same number of threads. They take turns in rounds, so
+that a machine that gets slower or faster does so for everybody; what counts is the ratio within a round. See
+README.md beside this file for the options and for what is measured.
+"""
+
+# ruff: noqa: E402, the path comes before the imports
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # so that everybody imports this checkout, and no file here hides a library of its name
+
+from benchmarks import growth, report
+from benchmarks.contenders.case import CONV64, Case
+from benchmarks.machine import import_times, machine
+from benchmarks.turns import Worker
+
+OURS = "ours"
+CONTENDERS = (OURS, "floor", "pytorch", "pytorch_channels_last", "jax", "keras", "textbook")
+NETS = ("lenet5", "conv_pool", "two_conv", CONV64)
+IN_CONV64 = (OURS, "floor", "pytorch", "pytorch_channels_last", "jax")
+WITH_FIT = (OURS, "pytorch", "pytorch_channels_last", "jax", "keras")
+SLOW = 4.0  # a turn that takes longer is taken in the first rounds only, except by us and by PyTorch
+LOSS_STEPS, LOSS_TOLERANCE = 3, 5e-4
+
+
+def options(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
+    parser.add_argument("--batches", nargs="+", type=int, default=(32, 128, 512))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="beside ours")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--rounds", type=int, default=12, help="at most; at least 3")
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="of rounds, for each thing measured of each net and batch"
+    )
+    parser.add_argument("--turn", type=float, default=0.25, help="seconds of steps in a turn; at least one step")
+    parser.add_argument("--retries", type=int, default=2, help="of a turn that other processes disturbed")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds, batch 32, no epochs, PyTorch and the floor only"
+    )
+    parser.add_argument("--images", type=int, help="in an epoch of fit; otherwise 512 to 8192, as the net is slow")
+    parser.add_argument("--no-epochs", action="store_true", help="leave out the epochs of fit")
+    parser.add_argument("--profile", action="store_true", help="only: our step's time by layer and phase")
+    parser.add_argument("--growth", action="store_true", help="only: our time and memory as batch, image, set grow")
+    parser.add_argument("--python", nargs="*", default=(), metavar="NAME=PATH", help="another interpreter for a peer")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs", help="folder of the JSON and Markdown")
+    chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        given = vars(parser.parse_args([]))
+        if chosen.batches == given["batches"]:
+            chosen.batches = (32,)
+        if chosen.contenders == CONTENDERS:
+            chosen.contenders = (OURS, "floor", "pytorch", "pytorch_channels_last")
+        chosen.seconds, chosen.rounds, chosen.no_epochs = min(chosen.seconds, 3), min(chosen.rounds, 4), True
+    chosen.contenders = tuple(dict.fromkeys((OURS, *chosen.contenders)))
+    chosen.python = dict(item.split("=", 1) for item in chosen.python)
+    return chosen
+
+
+def usable_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def main(arguments=None):
+    chosen = options(arguments)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    results = {
+        "machine": machine(chosen.threads),
+        "settings": {name: str(value) for name, value in vars(chosen).items()},
+        "versions": {},
+        "missing": {},
+    }
+    started = time.perf_counter()
+    if chosen.profile:
+        results["profile"] = [profile(net, batch, chosen) for net, batch in cases(chosen) if net != CONV64]
+        name = "cpu-profile"
+    elif chosen.growth:
+        results["growth"] = growth.measure(chosen.threads, chosen.quick, say)
+        name = "cpu-growth"
+    else:
+        results["cases"] = [compare(net, batch, chosen, results) for net, batch in cases(chosen)]
+        if "lenet5" in chosen.nets:
+            results["fit_overhead"] = fit_overhead(chosen)
+        say("import minicnn against import numpy")
+        results["import"] = import_times(chosen.rounds)
+        name = "cpu"
+    results["seconds"] = round(time.perf_counter() - started, 1)
+    results["goals"] = report.goals(results)
+    text = report.markdown(results)
+    print(text)
+    for suffix, content in ((".json", json.dumps(results, indent=1)), (".md", text)):
+        path = chosen.out / f"benchmark-{name}{suffix}"
+        path.write_text(content)
+        say(f"written: {path}")
+    return results
+
+
+def cases(chosen):
+    """Every net at every batch; conv64 at batches that leave the memory to others."""
+    return [(net, batch) for net in chosen.nets for batch in chosen.batches if net != CONV64 or batch <= 128]
+
+
+def compare(net, batch, chosen, results):
+    """All contenders at one net and batch.
+
+    Returns:
+        {"net", "batch", "contenders": {name: {"note", "agrees", "peak", "step": [...], "infer": [...], ...}}};
+        each time is [seconds, share of the processor that others used meanwhile], one for each round.
+    """
+    say(f"{net}, batch {batch}")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        Case(net, batch, pathlib.Path(folder), chosen.threads).write_data(chosen.images)
+        names = [name for name in chosen.contenders if name not in results["missing"]]
+        workers = {  # all load their libraries at the same time
+            name: stack.enter_context(Worker(name, chosen.threads, chosen.python.get(name, sys.executable)))
+            for name in names
+            if net != CONV64 or name in IN_CONV64
+        }
+        for name, worker in list(workers.items()):
+            if missing := worker.answer().get("missing"):
+                if name == OURS:
+                    raise RuntimeError(f"minicnn needs the package {missing}")
+                del workers[name]
+                results["missing"][name] = f"no package {missing}"
+                say(f"  {name} is left out: no package {missing}")
+        measured = {}
+        for name, worker in workers.items():  # ours first: it makes the weights
+            answer = worker.ask("start", net=net, batch=batch, folder=folder)
+            results["versions"] |= answer["versions"]
+            measured[name] = {"note": answer["note"]}
+        for name, worker in workers.items():
+            if name != "floor":
+                measured[name]["losses"] = worker.ask("losses", steps=LOSS_STEPS if batch <= 128 else 2)["losses"]
+                measured[name]["agrees"] = same(measured[name]["losses"], measured[OURS]["losses"])
+        take_turns("step", workers, measured, chosen, seconds=chosen.turn)
+        for name, worker in workers.items():
+            measured[name]["peak"] = worker.ask("peak")["bytes"]
+        take_turns("infer", workers, measured, chosen, seconds=chosen.turn)
+        if not chosen.no_epochs and net != CONV64:
+            with_fit = {name: worker for name, worker in workers.items() if name in WITH_FIT}
+            take_turns("epoch", with_fit, measured, chosen)
+    say(
+        f"  {time.perf_counter() - started:.0f} s: "
+        + "  ".join(
+            f"{name} {1000 * statistics.median(report.times(its['step'])):.1f} ms" for name, its in measured.items()
+        )
+    )
+    return {"net": net, "batch": batch, "contenders": measured}
+
+
+def same(losses, ours):
+    """Whether two contenders' losses agree, step by step: whether they compute the same thing."""
+    pairs = zip(itertools.chain(*losses), itertools.chain(*ours), strict=True)
+    return all(math.isclose(theirs, own, rel_tol=LOSS_TOLERANCE, abs_tol=1e-4) for theirs, own in pairs)
+
+
+def take_turns(what, workers, measured, chosen, **arguments):
+    """Rounds in which everybody has a turn, in changing order, until the time is over."""
+    started = time.perf_counter()
+    for name in workers:
+        measured[name][what] = []
+    for number in range(max(3, chosen.rounds)):
+        if number >= 3 and time.perf_counter() - started > chosen.seconds:
+            break
+        for name in list(workers)[:: -1 if number % 2 else 1]:
+            times = measured[name][what]
+            if times and times[-1] and times[-1][0] > SLOW and not name.startswith((OURS, "pytorch")):
+                times.append(None)
+                continue
+            answer = workers[name].turn(what, chosen.retries, **arguments)
+            times.append([answer["seconds"], round(answer["disturbed"], 3)])
+
+
+def fit_overhead(chosen, net="lenet5", batch=32):
+    """How much longer an epoch of fit takes than its bare steps: one share for each round."""
+    say("an epoch of fit against its bare steps")
+    with alone(net, batch, chosen) as worker:
+        worker.ask("call", method="fit_overhead")  # warm
+        return [
+            worker.turn("call", chosen.retries, method="fit_overhead")
+            for _ in range(3 if chosen.quick else max(3, chosen.rounds))
+        ]
+
+
+def profile(net, batch, chosen):
+    """The step's time by layer and phase."""
+    say(f"profile of {net}, batch {batch}")
+    with alone(net, batch, chosen) as worker:
+        return {
+            "net": net,
+            "batch": batch,
+            **worker.turn("call", chosen.retries, method="layer_times", arguments=[chosen.seconds / 4]),
+        }
+
+
+@contextlib.contextmanager
+def alone(net, batch, chosen):
+    """Our worker without any peer."""
+    with tempfile.TemporaryDirectory() as folder, Worker(OURS, chosen.threads) as worker:
+        Case(net, batch, pathlib.Path(folder), chosen.threads).write_data(chosen.images)
+        worker.answer()
+        worker.ask("start", net=net, batch=batch, folder=folder)
+        yield worker
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
