@@ -38,9 +38,10 @@ class Progress:
         accuracy = f"{100 * result['test_accuracy']:.1f} % on test, " if "test_accuracy" in result else ""
         if result.get("diverged"):
             accuracy = "diverged, "
+        whole = 100 * (1 - self.left / self.work)
         self.say(
-            f"[{self.count}/{self.total}] {task.name}: {accuracy}{seconds:.1f} s; {100 * (1 - self.left / self.work):.0f} % "
-            f"of the work done, about {int(still) // 60} min {int(still) % 60:02d} s left"
+            f"[{self.count}/{self.total}] {task.name}: {accuracy}{seconds:.1f} s; {whole:.0f} % of the work done, "
+            f"about {int(still) // 60} min {int(still) % 60:02d} s left"
         )
 
     def say(self, text):
