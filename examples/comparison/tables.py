@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 
 from comparison.models import MODELS
 from comparison.statistics import percent, sign_test, wilson
@@ -51,31 +52,16 @@ def interval(result):
 
 def comparison_csv(plan, results, what):
     """The same with plain numbers, one line a model, and the data in every line."""
-    rows = [
-        [
-            "data",
-            "model",
-            "parameters",
-            "multiply_adds",
-            "seconds_an_epoch",
-            "epochs",
-            "train_accuracy",
-            "val_accuracy",
-            "test_accuracy",
-            "test_low",
-            "test_high",
-            "diverged",
-            "lab_test_accuracy_on_notmnist",
-        ]
-    ]
+    measured = ("parameters", "multiply_adds", "seconds_an_epoch", "epochs")
+    measured += ("train_accuracy", "val_accuracy", "test_accuracy")
+    rows = [["data", "model", *measured, "test_low", "test_high", "diverged", "lab_on_notmnist"]]
     for model in plan.models:
         result = results[plan.table_trial(model).name]
         rows.append(
             [
                 what,
                 model,
-                *(result[key] for key in ("parameters", "multiply_adds", "seconds_an_epoch", "epochs")),
-                *(result[key] for key in ("train_accuracy", "val_accuracy", "test_accuracy")),
+                *(result[key] for key in measured),
                 *interval(result),
                 int(bool(result["diverged"])),
                 MODELS[model].lab / 100,
@@ -91,7 +77,7 @@ def sentences(plan, results):
     found = {model: results[plan.table_trial(model).name] for model in plan.models}
     order = sorted(found, key=lambda model: -found[model]["test_accuracy"])
     said = []
-    for better, worse in zip(order, order[1:], strict=False):
+    for better, worse in itertools.pairwise(order):
         only_better, only_worse, p = sign_test(found[better]["right"], found[worse]["right"])
         verdict = "a difference" if p < 0.05 else "not told apart by this test set"
         said.append(

@@ -140,8 +140,5 @@ def _kernels(model):
     """The first layer's weights as pictures (F, height, width): kernels, or a weight for every pixel."""
     layer = next(layer for layer in model.layers if layer.parameters())
     weights = mc.to_numpy(layer.weight.value)
-    if weights.ndim == 2:
-        weights = weights[:10].reshape(-1, 28, 28)  # the first ten units are enough to see
-    else:
-        weights = weights[:, 0]
+    weights = weights[:10].reshape(-1, 28, 28) if weights.ndim == 2 else weights[:, 0]  # ten units are enough to see
     return np.round(weights, 4).tolist()
