@@ -98,8 +98,10 @@ def _report(plan, source, settings, results, out, docs, command):
         return
     name = f"comparison-{source.kind.lower()}" + "-ordered" * plan.ordered
     folder = _make_folder(docs)
-    made = pictures.draw_all(plan, results, source.kind, folder, f"{name}-")
-    names = {picture: path.name for picture, path in made.items()}
+    names = {}
+    for picture, path in made.items():
+        names[picture] = f"{name}-{picture}.png"
+        _write(folder / names[picture], path.read_bytes())
     about = page.about(plan, source, settings)
     _write(folder / f"{name}.md", page.as_markdown(plan, results, source.what, about, command, names))
     print(f"page in {folder / name}.md")
@@ -130,13 +132,15 @@ def _parser():
 
 
 def _command(parser, chosen):
-    """The command that repeats this run; the path of the data stays open."""
+    """The command that repeats this run; paths of this machine stay open."""
     words = ["python examples/compare.py"]
     for name, value in vars(chosen).items():
         if value == parser.get_default(name) or name in ("out", "again"):
             continue
         if name == "data":
             value = "PATH"
+        elif name == "docs" and pathlib.Path(value).is_absolute():
+            value = "FOLDER"
         text = ",".join(value) or "none" if isinstance(value, tuple) else value
         words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {text}"))
     return " ".join(words)
@@ -151,9 +155,9 @@ def _make_folder(folder):
     return folder
 
 
-def _write(path, text):
+def _write(path, content):
     with write_whole(path) as file:
-        file.write(text.encode())
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def _in_words(budget):

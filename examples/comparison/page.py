@@ -61,17 +61,21 @@ def as_markdown(plan, results, what, about, command, pictures):
 
 def about(plan, source, settings):
     """Sentences on the conditions of a run."""
-    budget = f"{plan.minutes:g} minutes" if plan.minutes else f"{plan.epochs} epochs"
+    budget = f"{plan.minutes:g} minutes" if plan.minutes else _count(plan.epochs, "epoch")
     split = "the lab's: ordered by class, the last tenth" if plan.ordered else "a tenth of every letter"
     return [
         f"Images: {len(source.y):,} to train and validate on, {len(source.y_test):,} to test on; fingerprint "
         f"{settings['images']}. Validation: {split}.",
-        f"Budget: {budget} for each model of the table, {plan.experiment_epochs} epochs in the experiments, batches of "
-        f"{plan.batch_size}; {plan.seeds} seeds an experiment. Ranges in brackets are the smallest and the largest of "
-        "the seeds; ± is the 95 % interval of the mean difference over them (Student's t).",
+        f"Budget: {budget} for each model of the table, {_count(plan.experiment_epochs, 'epoch')} in the experiments, "
+        f"batches of {plan.batch_size}; {_count(plan.seeds, 'seed')} an experiment. Ranges in brackets are the "
+        "smallest and the largest of the seeds; ± is the 95 % interval of the mean difference over them (Student's t).",
         f"Software: {', '.join(f'{name} {_version(name)}' for name in ('numpy', 'pillow', 'matplotlib'))}, Python "
         f"{platform.python_version()}. Other versions or fonts draw other letters; seconds depend on the machine.",
     ]
+
+
+def _count(number, what):
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _picture(name, pictures):

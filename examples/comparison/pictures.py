@@ -21,14 +21,13 @@ COLOURS = {
 DPI = 90  # a page needs no more, and the files stay small
 
 
-def draw_all(plan, results, what, folder, prefix=""):
+def draw_all(plan, results, what, folder):
     """Draw what there are results for.
 
     Args:
         plan, results: what was done.
         what: the data in words, for the titles.
         folder: where to; must exist.
-        prefix: of the files' names.
 
     Returns:
         `{name: path}`; empty without matplotlib.
@@ -44,7 +43,7 @@ def draw_all(plan, results, what, folder, prefix=""):
         figure = Figure(layout="constrained", dpi=DPI)
         draw(figure, plan, results)
         figure.suptitle(f"{TITLES[name]} ({what})", fontsize=10)
-        made[name] = folder / f"{prefix}{name}.png"
+        made[name] = folder / f"{name}.png"
         _save(figure, made[name])
     return made
 
@@ -113,11 +112,12 @@ def _curves(figure, plan, results):
 def _kernels(figure, plan, results):
     columns = 10
     models = [model for model in plan.models if not model.startswith("dense")]  # those show next to nothing but noise
-    figure.set_size_inches(0.75 * columns + 1.6, 1.62 * len(models))
+    figure.set_size_inches(0.75 * columns + 1.6, 2.3 * len(models))
     for part, model in zip(figure.subfigures(len(models), 1, squeeze=False)[:, 0], models, strict=True):
-        kernels = results[plan.table_trial(model).name]["kernels"]
-        grid = part.subplots(2, columns)
-        for line, when in enumerate(("before", "after")):
+        kernels = dict(results[plan.table_trial(model).name]["kernels"])
+        kernels["change"] = np.subtract(kernels["after"], kernels["before"])
+        grid = part.subplots(3, columns)
+        for line, when in enumerate(("before", "after", "change")):
             for axes, kernel in itertools.zip_longest(grid[line], kernels[when][:columns]):
                 axes.set(xticks=[], yticks=[])
                 if kernel is None:
@@ -252,7 +252,7 @@ TITLES = {
     "permuted": "Pixels in place and shuffled",
     "moved": "Test images moved by two pixels",
     "amount": "Accuracy against the number of training images",
-    "kernels": "First-layer weights before and after training",
+    "kernels": "First-layer weights before and after training, each with its own scale",
     "divergence": "The dense network: learning rate and input scale",
     "ordered": "LeNet-5 and the lab's split",
     "normalize": "Two ways of preprocessing",
