@@ -1,0 +1,197 @@
+"""The lab's fourth task: all its networks side by side, and measured explanations of the differences.
+
+In a few minutes, on letters drawn on the spot:   python examples/compare.py --quick
+On notMNIST:                                      python examples/compare.py --data notMNIST_small.tar.gz
+As the lab split its images:                      python examples/compare.py --quick --ordered
+
+Stop it with Ctrl-C whenever you like: the same command goes on where it was. The parts are in `comparison/`.
+"""
+
+import argparse
+import contextlib
+import math
+import pathlib
+import sys
+
+from comparison import data, page, pictures, tables
+from comparison.experiments import EXPERIMENTS, WITNESSES, Plan, tasks
+from comparison.models import MODELS
+from comparison.progress import Progress
+from comparison.store import Store, do_all
+from comparison.trials import Stopped
+
+import minicnn as mc
+from minicnn.files import write_whole
+
+FULL = {"epochs": 10, "experiment_epochs": 10, "samples": None}
+QUICK = {"epochs": 3, "experiment_epochs": 6, "samples": 3000}
+DIVERGENCE_STEPS = 100
+
+
+def main(arguments=None):
+    """Run the comparison that the command line asks for; returns the exit status."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        return compare(chosen, _command(parser, chosen))
+    except mc.MinicnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def compare(chosen, command):
+    """Everything: the data, the plan, the work, the report."""
+    mc.use(chosen.backend)
+    budget = QUICK if chosen.quick else FULL
+    out = pathlib.Path(chosen.out or f"runs/compare-{pathlib.Path(chosen.data).name.split('.')[0]}")
+    if chosen.ordered and not chosen.out:
+        out = out.with_name(f"{out.name}-ordered")
+    source = data.read(chosen.data, chosen.samples or budget["samples"], seed=chosen.seed)
+    plan = Plan(
+        models=chosen.models,
+        experiments=chosen.experiments,
+        epochs=chosen.epochs or budget["epochs"],
+        minutes=chosen.minutes,
+        experiment_epochs=chosen.experiment_epochs or budget["experiment_epochs"],
+        witnesses=chosen.witnesses,
+        seeds=chosen.seeds,
+        ordered=chosen.ordered,
+        batch_size=chosen.batch_size,
+        divergence_steps=DIVERGENCE_STEPS,
+        train=len(data.split(source)[0]),
+    )
+    settings = {
+        "data": source.what,
+        "images": source.fingerprint(),
+        "batch_size": plan.batch_size,
+        "backend": chosen.backend,
+    }
+    print(f"data: {source.what}; {len(source.y):,} images to train and validate on, {len(source.y_test):,} to test")
+    try:
+        _make_folder(out)
+        results = do_all(tasks(plan, source, settings), Store(out, chosen.again), Progress())
+    except (Stopped, KeyboardInterrupt):
+        print(f"\nstopped; what is done is kept in {out}, and the same command goes on from there", file=sys.stderr)
+        return 130
+    _report(plan, source, settings, results, out, chosen.docs, command)
+    return 0
+
+
+def _report(plan, source, settings, results, out, docs, command):
+    """Print the report, and write it with its tables and pictures."""
+    text = page.as_text(plan, results, source.what)
+    print(f"\n{text}")
+    rows = tables.comparison(plan, results)
+    files = {
+        "report.txt": text,
+        "table.txt": tables.as_text(tables.HEADER, rows) + f"\n\non {source.what}\n",
+        "table.md": tables.as_markdown(tables.HEADER, rows) + f"\n\non {source.what}\n",
+        "table.csv": tables.comparison_csv(plan, results, source.what),
+    }
+    for name, content in files.items():
+        _write(out / name, content)
+    made = pictures.draw_all(plan, results, source.kind, out)
+    if not made:
+        print("no pictures: matplotlib is not installed (pip install matplotlib, the extra `plots`)")
+    print(f"report, tables and {len(made)} pictures in {out}")
+    if docs is None:
+        return
+    name = f"comparison-{source.kind.lower()}" + "-ordered" * plan.ordered
+    folder = _make_folder(docs)
+    names = {}
+    for picture, path in made.items():
+        names[picture] = f"{name}-{picture}.png"
+        _write(folder / names[picture], path.read_bytes())
+    about = page.about(plan, source, settings)
+    _write(folder / f"{name}.md", page.as_markdown(plan, results, source.what, about, command, names))
+    print(f"page in {folder / name}.md")
+
+
+def _parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", default="letters", metavar="letters|PATH", help="letters drawn on the spot, or notMNIST's files")
+    add("--quick", action="store_true", help=f"a few minutes on two cores: {_in_words(QUICK)}; else {_in_words(FULL)}")
+    add("--samples", type=_count, help="how many images to train and validate on")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--epochs", type=_count, help="the budget of each model in the table")
+    budget.add_argument("--minutes", type=_minutes, help="the budget of each model in the table, as time instead")
+    add("--experiment-epochs", type=_count, help="the budget of each training in the experiments")
+    add("--seeds", type=_count, default=3, help="how many seeds an experiment uses (default: 3)")
+    add("--models", type=_some_of(MODELS), default=tuple(MODELS), help="models of the table, with commas between")
+    add("--experiments", type=_some_of(EXPERIMENTS), default=tuple(EXPERIMENTS), help="the same, or none")
+    add("--witnesses", type=_some_of(MODELS), default=WITNESSES, help="models that the experiments train")
+    add("--ordered", action="store_true", help="split as the lab did: ordered by class, the last tenth to validate on")
+    add("--batch-size", type=_count, default=32, help="images a step (default: 32)")
+    add("--seed", type=int, default=0, help="of the letters and of what is held out for the test (default: 0)")
+    add("--backend", choices=["numpy", "cupy", "auto"], default="numpy", help="where to compute: CPU or GPU")
+    add("--out", metavar="FOLDER", help="where results, tables and pictures go (default: runs/compare-<data>)")
+    add("--again", action="store_true", help="do anew what is in the folder under other settings")
+    add("--docs", metavar="FOLDER", help="also write the report there as a page with its pictures")
+    return parser
+
+
+def _command(parser, chosen):
+    """The command that repeats this run; paths of this machine stay open."""
+    words = ["python examples/compare.py"]
+    for name, value in vars(chosen).items():
+        if value == parser.get_default(name) or name in ("out", "again"):
+            continue
+        if name == "data":
+            value = "PATH"
+        elif name == "docs" and pathlib.Path(value).is_absolute():
+            value = "FOLDER"
+        text = ",".join(value) or "none" if isinstance(value, tuple) else value
+        words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {text}"))
+    return " ".join(words)
+
+
+def _make_folder(folder):
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise mc.FileError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _write(path, content):
+    with write_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _in_words(budget):
+    samples = "all" if budget["samples"] is None else f"{budget['samples']:,}"
+    return f"{samples} images, {budget['epochs']} epochs, {budget['experiment_epochs']} in the experiments"
+
+
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _minutes(text):
+    value = math.nan
+    with contextlib.suppress(ValueError):
+        value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"needs a number above 0, got {text!r}")
+    return value
+
+
+def _some_of(known):
+    """A reader of names with commas between; "none" for none of them."""
+
+    def read(text):
+        names = () if text == "none" else tuple(text.split(","))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
+        return names
+
+    return read
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts of `examples/compare.py`: read them in the order models, data, trials, store, experiments, tables, page."""

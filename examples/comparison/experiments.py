@@ -1,0 +1,493 @@
+"""The explanations: which trials each experiment needs, and what their numbers say.
+
+Each experiment is a list of tasks before, and a `Section` after: a table and sentences that carry their numbers.
+No sentence is written down as a conclusion: what is said to be better or worse, and whether the difference is
+more than the seeds' own, is computed from the results.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from comparison import divergence, trials
+from comparison.models import expected_seconds
+from comparison.statistics import difference, percent, spread
+from comparison.store import Task
+from comparison.trials import Trial
+
+WITNESSES = ("logistic_regression", "dense", "lenet5")  # light enough to be trained many times
+KEPT = (0.0, 0.05, 0.2)  # shares of the last letter that the lab's split leaves in training
+AMOUNTS = (100, 300, 1000, 3000, 10000, 30000, 100000)
+
+
+class Section(NamedTuple):
+    """What an experiment found: a table (header, rows of texts) and sentences."""
+
+    title: str
+    question: str
+    header: tuple
+    rows: list
+    sentences: list
+
+
+class Experiment(NamedTuple):
+    """
+    Attributes:
+        trials: a function of the plan that lists what has to be trained.
+        read: a function of the plan and the results that gives the `Section`.
+    """
+
+    trials: Callable
+    read: Callable
+
+
+class Plan(NamedTuple):
+    """What the user chose.
+
+    Attributes:
+        models: names for the table.
+        experiments: names of `EXPERIMENTS`.
+        epochs, minutes: the table's budget for each model, one of them None.
+        experiment_epochs: the experiments' budget.
+        seeds: how many seeds an experiment uses.
+        witnesses: names of the models that the experiments train again and again.
+        ordered: whether the table's split is the lab's.
+        batch_size: images a step.
+        divergence_steps: how long each run of the divergence experiment is.
+        train: how many images are left to train on.
+    """
+
+    models: tuple
+    experiments: tuple
+    epochs: int | None
+    minutes: float | None
+    experiment_epochs: int
+    seeds: int
+    witnesses: tuple
+    ordered: bool
+    batch_size: int
+    divergence_steps: int
+    train: int
+
+    def table_trial(self, model):
+        return Trial("table", model, None if self.minutes else self.epochs, self.minutes, ordered=self.ordered)
+
+    def trial(self, model, seed, **variant):
+        return Trial("experiments", model, variant.pop("epochs", self.experiment_epochs), seed=seed, **variant)
+
+    def amounts(self):
+        """Training-set sizes below the whole."""
+        return [amount for amount in AMOUNTS if amount < 0.7 * self.train]
+
+    def amount_trial(self, model, seed, amount):
+        """Few images, seen so often that the number of steps is about the same as with all."""
+        steps = self.experiment_epochs * math.ceil(self.train / self.batch_size)
+        epochs = round(steps / math.ceil(amount / self.batch_size))
+        return self.trial(model, seed, images=amount, epochs=epochs)
+
+    def over_seeds(self, results, model, key="test_accuracy", **variant):
+        """One number a seed."""
+        return [results[self.trial(model, seed, **variant).name][key] for seed in range(self.seeds)]
+
+
+def tasks(plan, source, settings):
+    """All that has to be computed, each once, in the order of the plan."""
+    wanted = {}
+    for model in plan.models:
+        trial = plan.table_trial(model)
+        wanted[trial.name] = trial
+    for name in plan.experiments:
+        for trial in EXPERIMENTS[name].trials(plan):
+            wanted[trial.name] = trial
+    found = [_trial_task(trial, plan, source, settings) for trial in wanted.values()]
+    if "divergence" in plan.experiments:
+        found += [_divergence_task(seed, plan, source, settings) for seed in range(plan.seeds)]
+    return found
+
+
+def _trial_task(trial, plan, source, settings):
+    images = plan.train if trial.images is None else trial.images
+    if trial.minutes is not None:
+        cost, steps = 60 * trial.minutes, None
+    else:
+        cost = expected_seconds(
+            trial.model, trial.epochs * images, images + 2 * len(source.y_test) + 0.1 * trial.epochs * plan.train
+        )
+        steps = trial.epochs * math.ceil(images / plan.batch_size)
+
+    def compute(advance):
+        return trials.run(trial, source, plan.batch_size, lambda: advance(1 / steps if steps else 0))
+
+    return Task(trial.name, settings | {"trial": vars(trial)}, cost, compute)
+
+
+def _divergence_task(seed, plan, source, settings):
+    def compute(advance):
+        return divergence.sweep(source, seed, plan.divergence_steps, plan.batch_size, advance)
+
+    runs = len(divergence.SCALES) * len(divergence.RATES) + 7
+    cost = expected_seconds("dense", runs * plan.divergence_steps * plan.batch_size, 0)
+    return Task(f"divergence-seed{seed}", settings | {"steps": plan.divergence_steps}, cost, compute)
+
+
+# The experiments, one pair of functions each.
+
+
+def _permuted_trials(plan):
+    for model in plan.witnesses:
+        for seed in range(plan.seeds):
+            yield plan.trial(model, seed)
+            yield plan.trial(model, seed, permuted=True)
+
+
+def _permuted(plan, results):
+    rows, sentences = [], []
+    place = {model: plan.over_seeds(results, model) for model in plan.witnesses}
+    shuffled = {model: plan.over_seeds(results, model, permuted=True) for model in plan.witnesses}
+    for model in plan.witnesses:
+        change = difference(shuffled[model], place[model])
+        rows.append((model, spread(place[model]), spread(shuffled[model]), str(change)))
+        sentences.append(
+            f"{model}: {spread(place[model])} with the pixels in place, {spread(shuffled[model])} with them "
+            f"shuffled: {change.sentence('it loses', 'it gains', 'not told apart by these seeds')}."
+        )
+    for model in plan.witnesses:
+        if model == "dense" or "dense" not in plan.witnesses:
+            continue
+        before, after = difference(place[model], place["dense"]), difference(shuffled[model], shuffled["dense"])
+        sentences.append(
+            f"The lead of {model} over dense: {before} points with the pixels in place, {after} with them shuffled."
+        )
+    return Section(
+        "The same images with their pixels shuffled",
+        "One fixed permutation moves every pixel of every image to another place. Nothing is lost, only what is a "
+        "neighbour of what. Who made use of neighbours?",
+        ("model", "in place", "shuffled", "difference in points"),
+        rows,
+        sentences,
+    )
+
+
+def _moved_trials(plan):
+    for model in plan.witnesses:
+        for seed in range(plan.seeds):
+            yield plan.trial(model, seed)
+
+
+def _moved(plan, results):
+    rows, sentences = [], []
+    for model in plan.models:
+        result = results[plan.table_trial(model).name]
+        if result["diverged"]:
+            continue
+        plain, moved = result["test_accuracy"], result["moved_accuracy"]
+        rows.append((model, "the table", percent(plain), percent(moved), f"{100 * moved / plain:.0f} %"))
+    kept = {}
+    for model in plan.witnesses:
+        plain = plan.over_seeds(results, model)
+        moved = plan.over_seeds(results, model, "moved_accuracy")
+        kept[model] = [b / a for a, b in zip(plain, moved, strict=True)]
+        rows.append(
+            (model, f"the experiments, {plan.seeds} seeds", spread(plain), spread(moved), spread(kept[model], 0))
+        )
+    order = sorted(kept, key=lambda model: -np.mean(kept[model]))
+    sentences.append(
+        "Of their accuracy keep, from the most to the least: "
+        + ", ".join(f"{model} {spread(kept[model])}" for model in order)
+        + "."
+    )
+    for better, worse in itertools.pairwise(order):
+        change = difference(kept[better], kept[worse])
+        sentences.append(
+            f"{better} against {worse}: {change.sentence('keeps less', 'keeps more', 'not told apart by these seeds')}."
+        )
+    return Section(
+        "The same test images moved by two pixels",
+        "Every test image is moved by two pixels, a quarter of them each to the right, left, down and up. The "
+        "networks are those trained on images that were not moved.",
+        ("model", "network of", "in place", "moved", "kept"),
+        rows,
+        sentences,
+    )
+
+
+def _amount_trials(plan):
+    for model in plan.witnesses:
+        for seed in range(plan.seeds):
+            yield plan.trial(model, seed)
+            for amount in plan.amounts():
+                yield plan.amount_trial(model, seed, amount)
+
+
+def amount_results(plan, results, model):
+    """`{images: [test accuracy a seed]}` for one model."""
+    found = {
+        amount: [results[plan.amount_trial(model, seed, amount).name]["test_accuracy"] for seed in range(plan.seeds)]
+        for amount in plan.amounts()
+    }
+    return found | {plan.train: plan.over_seeds(results, model)}
+
+
+def _amount(plan, results):
+    found = {model: amount_results(plan, results, model) for model in plan.witnesses}
+    amounts = [*plan.amounts(), plan.train]
+    rows = [(f"{amount:,}", *(spread(found[model][amount]) for model in plan.witnesses)) for amount in amounts]
+    sentences = []
+    for amount in (amounts[0], amounts[-1]):
+        if len(plan.witnesses) < 2:
+            break
+        best, second, *_ = sorted(plan.witnesses, key=lambda model, at=amount: -np.mean(found[model][at]))
+        change = difference(found[best][amount], found[second][amount])
+        verdict = change.sentence("behind", "ahead", "not told apart by these seeds")
+        sentences.append(
+            f"With {amount:,} images {best} is first with {spread(found[best][amount])}; {second} has "
+            f"{spread(found[second][amount])}: {verdict}."
+        )
+    for model in plan.witnesses:
+        gain = difference(found[model][amounts[-1]], found[model][amounts[0]])
+        sentences.append(
+            f"From {amounts[0]:,} to {amounts[-1]:,} images the accuracy of {model} changes by {gain} points."
+        )
+    return Section(
+        "Accuracy against the number of training images",
+        "Each network learns from a part of the training images, in about as many steps each time (few images are "
+        "seen more often), so that only the images differ.",
+        ("images", *plan.witnesses),
+        rows,
+        sentences,
+    )
+
+
+def _kernel_trials(plan):
+    return []
+
+
+def _kernels(plan, results):
+    rows, sentences = [], []
+    for model in plan.models:
+        kernels = results[plan.table_trial(model).name]["kernels"]
+        before, after = np.array(kernels["before"]), np.array(kernels["after"])
+        moved = np.linalg.norm(after - before) / np.linalg.norm(before)
+        rows.append(
+            (
+                model,
+                " x ".join(map(str, before.shape)),
+                f"{100 * moved:.1f} %",
+                f"{_roughness(before):.2f}",
+                f"{_roughness(after):.2f}",
+            )
+        )
+        sentences.append(
+            f"{model}: the training changed its first weights by {100 * moved:.1f} % of their length; neighbouring "
+            f"weights differ by {_roughness(after):.2f} of what chance gives (before: {_roughness(before):.2f})."
+        )
+    return Section(
+        "The first layer's kernels, before and after",
+        "What does the first layer look for? The pictures show its weights as they were drawn and as they were "
+        "learned. For the numbers: how far they moved, and how rough they are. Roughness is the mean difference of "
+        "neighbouring weights, squared, over twice the weights' variance: 1 for pure noise, near 0 for a smooth "
+        "picture.",
+        ("model", "weights shown", "moved by", "roughness before", "after"),
+        rows,
+        sentences,
+    )
+
+
+def _roughness(kernels):
+    steps = np.concatenate([np.diff(kernels, axis=axis).ravel() for axis in (1, 2)])
+    return float((steps**2).mean() / (2 * kernels.var()))
+
+
+def _ordered_trials(plan):
+    for seed in range(plan.seeds):
+        yield plan.trial("lenet5", seed)
+        for kept in KEPT:
+            yield plan.trial("lenet5", seed, ordered=True, kept=kept)
+
+
+def _ordered(plan, results):
+    variants = [("shuffled, stratified", {})]
+    variants += [
+        (f"ordered, {100 * kept:g} % of the last letter left" if kept else "ordered", {"ordered": True, "kept": kept})
+        for kept in KEPT
+    ]
+    rows, accuracy = [], {}
+    for name, variant in variants:
+        last = results[plan.trial("lenet5", 0, **variant).name]["last_class"]
+        values = {
+            key: plan.over_seeds(results, "lenet5", key, **variant)
+            for key in ("train_accuracy", "val_accuracy", "test_accuracy")
+        }
+        letter = [seed[-1] for seed in plan.over_seeds(results, "lenet5", "class_accuracy", **variant)]
+        accuracy[name] = values
+        rows.append(
+            (name, f"{last['train']:,}", f"{last['validation']:,}", *map(spread, values.values()), spread(letter))
+        )
+    shuffled, ordered = accuracy["shuffled, stratified"], accuracy["ordered"]
+    letter = last["letter"]
+    share = np.mean(ordered["test_accuracy"]) / np.mean(shuffled["test_accuracy"])
+    sentences = [
+        f"lenet5, {plan.seeds} seeds: split as the lab did, {spread(ordered['train_accuracy'])} on training, "
+        f"{spread(ordered['val_accuracy'])} on validation, {spread(ordered['test_accuracy'])} on test.",
+        f"Shuffled and stratified: {spread(shuffled['train_accuracy'])}, {spread(shuffled['val_accuracy'])}, "
+        f"{spread(shuffled['test_accuracy'])}.",
+        f"The test accuracy of the lab's split is {share:.2f} of what it should be, a difference of "
+        f"{difference(ordered['test_accuracy'], shuffled['test_accuracy'])} points: {rows[1][1]} training images "
+        f"showed a {letter} instead of {rows[0][1]}, and of the {letter}s in the test {rows[1][-1]} were recognised "
+        f"instead of {rows[0][-1]}.",
+        "The lab saw 97.9 % on training, 50 % on validation and 88 % on test (notMNIST). How much of the last letter "
+        f"is left in training decides the validation accuracy: {rows[1][4]} with {rows[1][1]} {letter}s, "
+        + ", ".join(f"{row[4]} with {row[1]}" for row in rows[2:])
+        + ".",
+    ]
+    return Section(
+        "The lab's mistake: the last tenth of ordered images",
+        "The lab's images lay ordered by class, and its validation split took the last tenth: nearly all of one "
+        "letter, which was then missing from training. Here LeNet-5 learns from both splits, and from ordered ones in "
+        "which some of the last letter is put back.",
+        (
+            "split",
+            f"{letter}s to train on",
+            f"{letter}s to validate on",
+            "training",
+            "validation",
+            "test",
+            f"{letter}s of the test",
+        ),
+        rows,
+        sentences,
+    )
+
+
+def _normalize_trials(plan):
+    for model in plan.witnesses:
+        for seed in range(plan.seeds):
+            yield plan.trial(model, seed)
+            yield plan.trial(model, seed, normalized=True)
+
+
+def _normalize(plan, results):
+    rows, sentences = [], []
+    for model in plan.witnesses:
+        scaled = plan.over_seeds(results, model)
+        normalized = plan.over_seeds(results, model, normalized=True)
+        change = difference(normalized, scaled)
+        rows.append((model, "x / 255", spread(scaled), ""))
+        rows.append((model, "normalize(x, axis=1)", spread(normalized), str(change)))
+        sentences.append(
+            f"{model}: {spread(normalized)} with normalize(x, axis=1), {spread(scaled)} with x / 255: "
+            f"{change.sentence('worse', 'better', 'not told apart by these seeds')}."
+        )
+    return Section(
+        "The lab's preprocessing against plain scaling",
+        "The lab divided every column of pixels by its length, `normalize(x, axis=1)`. The alternative is to divide "
+        "by 255.",
+        ("model", "preprocessing", "test accuracy", "difference in points"),
+        rows,
+        sentences,
+    )
+
+
+def _divergence_trials(plan):
+    return []
+
+
+def sweeps(plan, results):
+    """The divergence experiment's results, one a seed."""
+    return [results[f"divergence-seed{seed}"] for seed in range(plan.seeds)]
+
+
+def _divergence(plan, results):
+    found = sweeps(plan, results)
+    rows, sentences = [], []
+    for scale in divergence.SCALES:
+        outcomes = {}
+        for place, run in enumerate(found[0]["runs"]):
+            if run["scale"] != scale:
+                continue
+            same = [sweep["runs"][place] for sweep in found]
+            rows.append((scale, f"{run['learning_rate']:g}", *_inside(same)))
+            outcomes[run["learning_rate"]] = [one["outcome"] for one in same]
+        learn = [rate for rate, words in outcomes.items() if set(words) == {"learns"}]
+        die = [rate for rate, words in outcomes.items() if set(words) <= {"dead", "not finite"}]
+        sentences.append(
+            f"Pixels {scale}: all {plan.seeds} seeds learn at "
+            f"{' and '.join(f'{rate:g}' for rate in learn) or 'no learning rate of these'}; none survives "
+            f"{' and '.join(f'{rate:g}' for rate in die) or 'at no learning rate of these'}."
+        )
+    dead = [run for sweep in found for run in sweep["runs"] if run["outcome"] == "dead"]
+    unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
+    total = sum(len(sweep["runs"]) for sweep in found)
+    if dead:
+        sentences.append(
+            f"What failing looks like: of {total} runs {len(dead)} ended dead and {unreal} with numbers that are not "
+            f"finite. The dead have {spread([run['dead'] for run in dead])} of their ReLUs at zero for every image "
+            f"and an accuracy of {spread([run['accuracy'] for run in dead])}: without hidden units every image gets "
+            f"the same answer, and one letter in ten is it."
+        )
+    raw, scaled = (
+        [divergence.run_of(sweep, scale, divergence.LAB_RATE) for sweep in found] for scale in ("0 to 255", "0 to 1")
+    )
+    first = [_mean(run["snapshots"][0]["gradients"]["dense_1.weight"] for run in runs) for runs in (raw, scaled)]
+    before = [_mean(run["losses"][0] for run in runs) for runs in (raw, scaled)]
+    after = [_mean(run["losses"][:2][-1] for run in runs) for runs in (raw, scaled)]
+    dead_soon = [spread([run["snapshots"][:4][-1]["dead"] for run in runs]) for runs in (raw, scaled)]
+    sentences.append(
+        f"Why: at the first step the gradient of the first layer's weights is {first[0]:,.0f} long with pixels 0 to "
+        f"255 and {first[1]:.2f} with 0 to 1. One step of SGD {divergence.LAB_RATE:g} takes the loss from "
+        f"{before[0]:,.0f} to {after[0]:,.0f}, where 0 to 1 goes from {before[1]:.2f} to {after[1]:.2f}; after three "
+        f"steps {dead_soon[0]} of the ReLUs are dead (with 0 to 1: {dead_soon[1]})."
+    )
+    for place, mend in enumerate(found[0]["mends"]):
+        same = [sweep["mends"][place] for sweep in found]
+        rows.append((f"mend: {mend['mend']}", "", *_inside(same)))
+    ends = []
+    for place, mend in enumerate(found[0]["mends"]):
+        accuracies = [sweep["mends"][place]["accuracy"] for sweep in found]
+        ends.append((float(np.mean(accuracies)), mend["mend"], spread(accuracies)))
+    sentences.append(
+        f"What mends it: pixels 0 to 255 with SGD {divergence.LAB_RATE:g} end at {ends[0][2]} after "
+        f"{plan.divergence_steps} steps; with one change, from the best to the worst: "
+        + "; ".join(f"{name} {accuracy}" for _, name, accuracy in sorted(ends[1:], reverse=True))
+        + "."
+    )
+    return Section(
+        'The dense network that "diverged to 10 %"',
+        f"The dense network makes {plan.divergence_steps} steps of SGD for every learning rate and three ways to feed "
+        f"it the same pixels. A ReLU is dead if it gives zero for every one of 500 validation images (or all, if "
+        f"there are fewer); the outcome is that of each seed.",
+        ("pixels", "learning rate", "last loss", "largest loss", "dead ReLUs", "accuracy", "outcome"),
+        rows,
+        sentences,
+    )
+
+
+def _inside(runs):
+    """A row's cells of the same run over the seeds."""
+    words = [run["outcome"] for run in runs]
+    outcome = ", ".join(f"{words.count(word)} {word}" if len(set(words)) > 1 else word for word in dict.fromkeys(words))
+    return (
+        f"{_mean(np.mean(run['losses'][-10:]) for run in runs):,.3g}",
+        f"{max(max(run['losses']) for run in runs):,.3g}",
+        spread([run["dead"] for run in runs]),
+        spread([run["accuracy"] for run in runs]),
+        outcome,
+    )
+
+
+def _mean(values):
+    return float(np.mean(list(values)))
+
+
+EXPERIMENTS = {
+    "permuted": Experiment(_permuted_trials, _permuted),
+    "moved": Experiment(_moved_trials, _moved),
+    "amount": Experiment(_amount_trials, _amount),
+    "kernels": Experiment(_kernel_trials, _kernels),
+    "divergence": Experiment(_divergence_trials, _divergence),
+    "ordered": Experiment(_ordered_trials, _ordered),
+    "normalize": Experiment(_normalize_trials, _normalize),
+}

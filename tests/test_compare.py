@@ -1,0 +1,351 @@
+"""The comparison: kept and resumed trial by trial, its splits, its statistics, its tables and its page."""
+
+import csv
+import functools
+import gzip
+import json
+import math
+import pathlib
+import signal
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+import minicnn as mc
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
+import compare
+from comparison import data, divergence, experiments, models, pictures, statistics, store, tables, trials
+
+TINY = ["--samples=200", "--epochs=1", "--experiment-epochs=1", "--seeds=1", "--models=logistic_regression,lenet5"]
+TABLE = [*TINY, "--experiments=none", "--models=logistic_regression"]
+LIGHT = [*TABLE, "--experiments=permuted", "--seeds=2", "--witnesses=logistic_regression,dense"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, cache):
+    """Few test letters, drawn once, and a short sweep."""
+    monkeypatch.setenv("MINICNN_HOME", str(cache))
+    monkeypatch.setattr(data, "read", functools.partial(data.read, test_samples=150))
+    monkeypatch.setattr(compare, "DIVERGENCE_STEPS", 4)
+    monkeypatch.setattr(divergence, "RATES", (0.01, 10.0))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the trials that were really trained."""
+    names = []
+    run = trials.run
+
+    def counted(trial, *rest):
+        result = run(trial, *rest)
+        names.append(trial.name)
+        return result
+
+    monkeypatch.setattr(trials, "run", counted)
+    return names
+
+
+def results_of(folder):
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "results").glob("*.json")}
+
+
+# The whole of it
+
+
+def test_everything_once(tmp_path, capsys):
+    assert compare.main([*TINY, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
+    printed = capsys.readouterr().out
+    titles = [line for line in printed.splitlines() if line.isupper() or ", on synthetic letters" in line]
+    assert len([line for line in titles if line.endswith("drawn from the fonts at hand")]) == 8
+    for name in ("report.txt", "table.txt", "table.md", "table.csv"):
+        assert "synthetic letters" in (tmp_path / "out" / name).read_text()
+    page = (tmp_path / "docs" / "comparison-letters.md").read_text()
+    shown = [line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]
+    assert len(shown) == len(pictures.PICTURES)
+    for name in shown:
+        assert 1000 < (tmp_path / "docs" / name).stat().st_size < 150_000
+    assert "python examples/compare.py --samples 200" in page
+    assert str(tmp_path / "out") not in page
+
+
+def test_tables_parse_and_agree(tmp_path):
+    assert compare.main([*TINY, "--experiments=none", f"--out={tmp_path}"]) == 0
+    kept = results_of(tmp_path)
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["logistic_regression", "lenet5"]
+    for row in rows:
+        result = kept[f"table-{row['model']}-seed0"]["result"]
+        assert int(row["parameters"]) == {"logistic_regression": 7_850, "lenet5": 61_706}[row["model"]]
+        assert float(row["test_accuracy"]) == result["test_accuracy"] == result["right"].count("1") / 150
+        assert float(row["test_low"]) < result["test_accuracy"] < float(row["test_high"])
+        assert np.mean(result["class_accuracy"]) == pytest.approx(result["test_accuracy"])  # as many of each letter
+    lines = (tmp_path / "table.md").read_text().split("\n\n")[0].splitlines()
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {len(tables.HEADER) + 1}
+    text = (tmp_path / "table.txt").read_text()
+    assert "61,706" in text and "87 %" in text
+
+
+# Stopping and going on
+
+
+def test_goes_on_trial_by_trial(tmp_path, monkeypatch, trained):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert compare.main([*LIGHT, f"--out={whole}"]) == 0
+    every = list(trained)
+    trained.clear()
+    run = trials.run
+
+    def stopped_at_the_fourth(trial, *rest):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return run(trial, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "run", stopped_at_the_fourth)
+        assert compare.main([*LIGHT, f"--out={parts}"]) == 130
+    assert sorted(results_of(parts)) == sorted(every[:3])
+    trained.clear()
+    assert compare.main([*LIGHT, f"--out={parts}"]) == 0
+    assert trained == every[3:]
+    for name, kept in results_of(whole).items():
+        assert kept["result"]["right"] == results_of(parts)[name]["result"]["right"]
+    trained.clear()
+    assert compare.main([*LIGHT, f"--out={parts}"]) == 0
+    assert trained == []
+
+
+def test_ctrl_c_within_a_training_keeps_nothing_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials.Watch, "on_batch_end", lambda self, batch, loss: signal.raise_signal(signal.SIGINT))
+    assert compare.main([*LIGHT, f"--out={tmp_path}"]) == 130
+    assert results_of(tmp_path) == {}
+    assert "goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["--batch-size=16", "--epochs=2", "--samples=190"])
+def test_other_settings_are_refused_before_any_work(tmp_path, trained, capsys, change):
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    before = results_of(tmp_path)
+    trained.clear()
+    assert compare.main([*TABLE, f"--out={tmp_path}", change]) == 1
+    assert "--again" in capsys.readouterr().err
+    assert trained == [] and results_of(tmp_path) == before
+    assert compare.main([*TABLE, f"--out={tmp_path}", change, "--again"]) == 0
+    assert len(trained) == 1
+    assert results_of(tmp_path) != before
+
+
+def test_broken_result_is_done_again(tmp_path, trained, capsys):
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    (tmp_path / "results" / "table-logistic_regression-seed0.json").write_text('{"settings": {')
+    trained.clear()
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    assert trained == ["table-logistic_regression-seed0"]
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_result_is_written_whole(tmp_path):
+    task = store.Task("name", {"a": (1, 2)}, 1.0, None)
+    folder = store.Store(tmp_path)
+    folder.keep(task, {"test_accuracy": 0.5})
+    with pytest.raises(TypeError):
+        folder.keep(task, {"test_accuracy": object()})
+    assert folder.done(task) == {"test_accuracy": 0.5}
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["name.json"]
+
+
+def test_minutes_end_a_training(tmp_path):
+    arguments = ["--samples=200", "--minutes=0.005", "--models=logistic_regression", "--experiments=none"]
+    assert compare.main([*arguments, f"--out={tmp_path}"]) == 0
+    result = results_of(tmp_path)["table-logistic_regression-seed0"]["result"]
+    assert sum(result["history"]["seconds"]) < 5
+    assert result["epochs"] > 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--models=lenet6"], ["--epochs=0"], ["--minutes=nan"], ["--epochs=1", "--minutes=1"], ["--experiments=x"]],
+)
+def test_wrong_arguments_are_refused(arguments):
+    with pytest.raises(SystemExit):
+        compare.main(arguments)
+
+
+def test_too_few_or_too_many_samples(tmp_path, capsys):
+    assert compare.main(["--samples=50", f"--out={tmp_path / 'out'}"]) == 1
+    assert "100 images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    assert "matplotlib" in capsys.readouterr().out
+    assert (tmp_path / "table.csv").exists() and not list(tmp_path.glob("*.png"))
+
+
+def test_divergence_is_a_row_not_a_failure(tmp_path, monkeypatch):
+    wild = models.MODELS["logistic_regression"]._replace(optimizer=lambda steps: mc.SGD(1e38))
+    monkeypatch.setitem(models.MODELS, "logistic_regression", wild)
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    assert results_of(tmp_path)["table-logistic_regression-seed0"]["result"]["diverged"]
+    assert "diverged" in (tmp_path / "table.txt").read_text()
+
+
+def test_notmnist_is_named_and_its_path_is_not(tmp_path, rng, capsys):
+    count = 300
+    labels = np.arange(count, dtype=np.uint8) % 10
+    images = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
+    for name, dimensions, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
+        header = struct.pack(f">{dimensions + 1}I", 0x800 + dimensions, *array.shape)
+        (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    arguments = [*TABLE, f"--data={tmp_path / 'images-idx3-ubyte.gz'}"]
+    assert compare.main([*arguments, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
+    assert "THE COMPARISON, on notMNIST" in capsys.readouterr().out
+    page = (tmp_path / "docs" / "comparison-notmnist.md").read_text()
+    assert "--data PATH" in page and str(tmp_path) not in page and "synthetic" not in page
+
+
+# The images
+
+
+@pytest.fixture(scope="module")
+def source():
+    (x, y), (x_test, y_test) = mc.datasets.load_letters(train=400, test=40, cache=False)
+    return data.Source(x, y, x_test, y_test, "letters", "letters")
+
+
+def test_ordered_split_leaves_the_last_letter_out_of_training(source):
+    train, held_out = data.split(source, ordered=True)
+    assert len(held_out) == 40
+    assert np.bincount(source.y[train], minlength=10).tolist() == [40] * 9 + [0]
+    assert (source.y[held_out] == 9).all()
+    some, rest = data.split(source, ordered=True, kept=0.25)
+    assert np.count_nonzero(source.y[some] == 9) == 10 and len(rest) == 30
+    assert sorted([*some, *rest]) == list(range(400))
+
+
+def test_default_split_is_stratified_and_keeps_copies_together(source):
+    train, held_out = data.split(source)
+    assert np.bincount(source.y[train]).tolist() == [36] * 10
+    assert sorted([*train, *held_out]) == list(range(400))
+    twice = source._replace(x=np.concatenate([source.x, source.x]), y=np.concatenate([source.y, source.y]))
+    train, held_out = data.split(twice)
+    assert not {*(train % 400)} & {*(held_out % 400)}
+
+
+def test_ordered_split_on_real_images(real_data):
+    source = data.read(real_data / "notmnist-images-idx3-ubyte.gz")
+    train, held_out = data.split(source, ordered=True)
+    counts = np.bincount(source.y[train], minlength=10)
+    assert counts[9] < 0.05 * counts[0] and np.count_nonzero(source.y[held_out] == 9) > 0.9 * len(held_out)
+
+
+def test_variants_change_what_they_say(source):
+    plain = data.prepare(source, trials.Trial("table", "dense", 1))
+    permuted = data.prepare(source, trials.Trial("table", "dense", 1, permuted=True))
+    assert (plain.train[0] != permuted.train[0]).any()
+    for a, b in zip(plain, permuted, strict=True):  # the same pixels, all images by the same permutation
+        assert (np.sort(a[0].reshape(len(a[0]), -1)) == np.sort(b[0].reshape(len(b[0]), -1))).all()
+        constant = (a[0].reshape(len(a[0]), -1).std(axis=0) == 0).sum()
+        assert constant == (b[0].reshape(len(b[0]), -1).std(axis=0) == 0).sum()
+    normalized = data.prepare(source, trials.Trial("table", "dense", 1, normalized=True)).test[0]
+    lengths = np.sqrt((normalized[:, 0] ** 2).sum(axis=1))  # (N, columns)
+    assert np.isclose(lengths[lengths > 0], 1, atol=1e-5).all()
+    few = data.prepare(source, trials.Trial("table", "dense", 1, images=100))
+    assert len(few.train[0]) == 100 and len(few.validation[0]) == 40
+
+
+def test_move_is_by_two_pixels_each_way():
+    image = np.zeros((4, 28, 28), np.uint8)
+    image[:, 10, 10] = 1
+    assert [tuple(int(place) for place in where[1:]) for where in np.argwhere(data.move(image))] == [
+        (10, 12),
+        (10, 8),
+        (12, 10),
+        (8, 10),
+    ]
+
+
+# The dense network from inside
+
+
+def test_dead_share():
+    model = mc.networks.dense(units=10)
+    x = np.ones((5, 1, 28, 28), np.float32)
+    model.layers[1].bias.value[:4] = -1e6
+    model.layers[1].bias.value[4:] = 1e6
+    assert divergence.dead_share(model, x) == 0.4
+
+
+def test_large_inputs_kill_relus_and_small_ones_learn(source):
+    small, large = (divergence._sets(source, scale) for scale in ("0 to 1", "0 to 255"))
+    learns = divergence.trace(small, mc.SGD(0.1), seed=0, steps=60, batch_size=32)
+    dies = divergence.trace(large, mc.SGD(1.0), seed=0, steps=60, batch_size=32)
+    assert learns["outcome"] == "learns" and learns["losses"][-1] < learns["losses"][0]
+    assert dies["outcome"] == "dead" and dies["dead"] > 0.9
+    gradients = [run["snapshots"][0]["gradients"]["dense_1.weight"] for run in (learns, dies)]
+    assert gradients[1] > 10 * gradients[0]
+
+
+def test_numbers_that_are_not_finite_are_an_outcome(source):
+    run = divergence.trace(divergence._sets(source, "0 to 255"), mc.SGD(1e30), seed=0, steps=10, batch_size=32)
+    assert run["outcome"] == "not finite" and len(run["losses"]) == run["not_finite"]
+
+
+# How sure a number is
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        (0, 20, 0, 0.1611),
+        (20, 20, 0.8389, 1),
+        (1, 2, 0.0945, 0.9055),
+        (50, 100, 0.4038, 0.5962),
+    ],
+)
+def test_wilson_interval(right, total, low, high):
+    assert statistics.wilson(right, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_ends_are_where_the_share_is_just_believable():
+    for end in statistics.wilson(1804, 2000):  # the definition: |share - p| = z * sqrt(p (1 - p) / n)
+        assert abs(0.902 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 2000))
+
+
+def test_difference_over_seeds():
+    found = statistics.difference([0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
+    assert found.mean == pytest.approx(20)
+    assert found.half == pytest.approx(4.30 * 10 / math.sqrt(3))  # the standard deviation is 10 points
+    assert "same" in found.sentence("less", "more", "same")
+    assert "more" in statistics.difference([0.5, 0.51], [0.4, 0.41]).sentence("less", "more", "same")
+    assert "less" in statistics.difference([0.4, 0.41], [0.5, 0.51]).sentence("less", "more", "same")
+    assert "one seed" in statistics.difference([0.4], [0.5]).sentence("less", "more", "same")
+
+
+def test_sign_test():
+    assert statistics.sign_test("1100", "1010") == (1, 1, 1.0)
+    assert statistics.sign_test("1" * 6, "0" * 6) == (6, 0, 2 / 64)
+    assert statistics.sign_test("0" * 9000, "1" * 9000)[2] == 0
+
+
+def test_size_agrees_with_a_built_network():
+    assert models.size("lenet5")[0] == mc.networks.lenet5().count_parameters()
+    assert models.size("two_conv")[0] == 125_499_810
+
+
+def test_few_images_get_as_many_steps():
+    plan = experiments.Plan(("dense",), (), 1, None, 4, experiments.WITNESSES, 1, False, 32, 10, 2700)
+    trial = plan.amount_trial("dense", 0, 100)
+    assert trial.epochs * math.ceil(100 / 32) == pytest.approx(4 * math.ceil(2700 / 32), rel=0.05)
