@@ -22,9 +22,26 @@ run, and the product's result already is the next layer's image.
 """
 
 import dataclasses
+import os
 
 from minicnn.backend import array_module
 from minicnn.errors import InputError
+from minicnn.threads import thread_count
+
+
+def _budget(setting):
+    if not setting.isdigit() or int(setting) < 1:
+        raise InputError(f"MINICNN_COLUMNS_MB needs a whole number of mebibytes above 0, got {setting!r}")
+    return int(setting) * 2**20
+
+
+#: Bytes that all columns in work together may take, whatever the batch and the image. Set it, or in mebibytes the
+#: environment variable MINICNN_COLUMNS_MB.
+BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB", "256"))
+
+#: Bytes of columns to multiply at a time, where there is a choice: they stay in the processor's cache, and BLAS has
+#: enough to do. A convolution of 64 to 64 channels, 3x3 on 28x28, takes 83 ms so, and 115 with all columns at once.
+TILE = 2**21
 
 
 def output_size(size, kernel, stride=1, before=0, after=0, dilation=1):
@@ -115,15 +132,12 @@ class Window:
             )
         return OH, OW
 
-    def taps(self, start, stop, OW):
-        """For each tap (kh, kw), the padded image's rows and columns it reads for output rows start to stop."""
+    def taps(self, rows, cols):
+        """For each tap (kh, kw), the padded image's rows and columns that it reads for these slices of the output."""
         (KH, KW), (SH, SW), (DH, DW) = self.kernel_size, self.stride, self.dilation
         for kh in range(KH):
             for kw in range(KW):
-                first = start * SH + kh * DH
-                rows = slice(first, first + SH * (stop - start - 1) + 1, SH)
-                columns = slice(kw * DW, kw * DW + SW * (OW - 1) + 1, SW)
-                yield (kh, kw), rows, columns
+                yield (kh, kw), _read_by_tap(rows, SH, kh * DH), _read_by_tap(cols, SW, kw * DW)
 
 
 def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
@@ -141,7 +155,7 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
         columns (C * KH * KW, OH * OW * N), of the dtype of `x`.
 
     Raises:
-        InputError: `x` has not four axes, or the window does not fit.
+        InputError: `x` has not four axes, the window does not fit, or the columns pass the `BUDGET`.
 
     >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
@@ -189,50 +203,92 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
 
 def window_columns(x, window):
     """`im2col` with the window as one value."""
-    OH, _ = window.output_shape(*x.shape[2:])
-    [(_, columns)] = column_blocks(x, window, OH)
+    OH, OW = window.output_shape(*x.shape[2:])
+    size = _place_bytes(x, window) * OH * OW
+    if size > BUDGET:
+        raise InputError(
+            f"all columns of these images {x.shape} would take {size / 2**20:,.0f} MiB, more than the "
+            f"{BUDGET / 2**20:,.0f} MiB of minicnn.im2col.BUDGET: take fewer images at a time, or raise it"
+        )
+    [(*_, columns)] = column_tiles(x, window, [(slice(0, OH), slice(0, OW))])
     return columns
 
 
 def add_columns(columns, input_shape, window):
     """`col2im` with the window as one value."""
-    OH, _ = window.output_shape(*input_shape[2:])
+    OH, OW = window.output_shape(*input_shape[2:])
     image = PaddedImage(array_module(columns), input_shape, window, columns.dtype)
-    image.add(columns, 0, OH)
+    image.add(columns, slice(0, OH), slice(0, OW))
     return image.cropped()
 
 
-def column_blocks(x, window, rows):
-    """The columns of `im2col`, so many rows of the output at a time.
+def tiles(x, window):
+    """The output cut into tiles whose columns stay in the cache, and in any case within the budget.
 
-    The matrix of a whole batch can be large: every pixel stands in it up to KH * KW times. A block of it stays
-    in the processor's cache between being written and being multiplied.
+    Every pixel stands in the columns up to KH * KW times, so those of a whole batch can be large. A tile is some
+    whole rows of the output; where one row alone would pass the budget, a piece of a row.
 
     Args:
         x: images (N, C, H, W).
         window: a Window.
-        rows: how many of the OH output rows to take at a time.
+
+    Returns:
+        a list of (rows, cols): slices of the output's height and width.
+
+    Raises:
+        InputError: the columns of one place, over the whole batch, pass the budget.
+    """
+    OH, OW = window.output_shape(*x.shape[2:])
+    place = _place_bytes(x, window)
+    limit = BUDGET // (2 * thread_count())  # every core has columns in work, on the way back two of them
+    if place > limit:
+        raise InputError(
+            f"the columns of one place of the window over {x.shape[0]} images take {place / 2**20:,.1f} MiB, more "
+            f"than the {limit / 2**20:,.1f} MiB that minicnn.im2col.BUDGET leaves each core: take smaller batches, "
+            "or raise it"
+        )
+    if place * OW > limit:
+        size = limit // place
+        pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
+        return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
+    rows = max(1, min(OH, min(TILE, limit) // (place * OW)))
+    return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
+
+
+def column_tiles(x, window, places):
+    """The columns of `im2col`, a tile of the output at a time.
+
+    Args:
+        x: images (N, C, H, W).
+        window: a Window.
+        places: tiles, as from `tiles`.
 
     Yields:
-        `(block, columns)`: a slice of the output rows, and their columns (C * KH * KW, len * OW * N), which are
-        overwritten when the next block is asked for.
+        `(rows, cols, columns)`: a tile and its columns (C * KH * KW, rows * cols * N), which are overwritten when
+        the next tile is asked for.
     """
     xp = array_module(x)
     N, C, H, W = x.shape
     KH, KW = window.kernel_size
-    OH, OW = window.output_shape(H, W)
     image = pad(x, window.pads(H, W)).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-    for start in range(0, OH, rows):
-        stop = min(start + rows, OH)
-        if start == 0 or stop - start < rows:
-            columns = xp.empty((C, KH, KW, stop - start, OW, N), dtype=x.dtype)
-        for (kh, kw), tap_rows, tap_columns in window.taps(start, stop, OW):
-            columns[:, kh, kw] = image[:, tap_rows, tap_columns]
-        yield slice(start, stop), columns.reshape(C * KH * KW, -1)
+    columns = None
+    for rows, cols in places:
+        shape = (C, KH, KW, rows.stop - rows.start, cols.stop - cols.start, N)
+        if columns is None or columns.shape != shape:
+            columns = xp.empty(shape, dtype=x.dtype)
+        for (kh, kw), tap_rows, tap_cols in window.taps(rows, cols):
+            columns[:, kh, kw] = image[:, tap_rows, tap_cols]
+        yield rows, cols, columns.reshape(C * KH * KW, -1)
+
+
+def _place_bytes(x, window):
+    """Bytes of the columns of one place of the window, over the whole batch."""
+    KH, KW = window.kernel_size
+    return x.shape[0] * x.shape[1] * KH * KW * x.dtype.itemsize
 
 
 class PaddedImage:
-    """The padded images that `col2im` adds to, block by block; zero at first.
+    """The padded images that `col2im` adds to, tile by tile; zero at first.
 
     Args:
         xp: the array module.
@@ -248,13 +304,12 @@ class PaddedImage:
         self.input_shape = input_shape
         self.values = xp.zeros((C, top + H + bottom, left + W + right, N), dtype=dtype)
 
-    def add(self, columns, start, stop):
-        """Add the columns (C * KH * KW, (stop - start) * OW * N) of the output rows from start to stop."""
-        N, C, H, W = self.input_shape
-        _, OW = self.window.output_shape(H, W)
-        columns = columns.reshape(C, *self.window.kernel_size, stop - start, OW, N)
-        for (kh, kw), rows, cols in self.window.taps(start, stop, OW):
-            self.values[:, rows, cols] += columns[:, kh, kw]
+    def add(self, columns, rows, cols):
+        """Add the columns (C * KH * KW, rows * cols * N) of a tile of the output."""
+        N, C, _, _ = self.input_shape
+        columns = columns.reshape(C, *self.window.kernel_size, rows.stop - rows.start, cols.stop - cols.start, N)
+        for (kh, kw), tap_rows, tap_cols in self.window.taps(rows, cols):
+            self.values[:, tap_rows, tap_cols] += columns[:, kh, kw]
 
     def cropped(self):
         """The images (N, C, H, W) without the padding."""
@@ -310,6 +365,12 @@ def _same_padding(size, kernel, stride, dilation):
     places = -(-size // stride)
     total = max(0, (places - 1) * stride + dilation * (kernel - 1) + 1 - size)
     return total // 2, total - total // 2
+
+
+def _read_by_tap(places, stride, offset):
+    """The pixels along one axis that a tap reads at a slice of places."""
+    first = places.start * stride + offset
+    return slice(first, first + stride * (places.stop - places.start - 1) + 1, stride)
 
 
 def _is_whole(value, least):

@@ -82,12 +82,11 @@ def test_planted_faults_are_found(where, spoil, rng):
 
 
 def test_a_col2im_that_overwrites_is_found(rng, monkeypatch):
-    def overwrite(self, columns, start, stop):
-        N, C, H, W = self.input_shape
-        _, OW = self.window.output_shape(H, W)
-        columns = columns.reshape(C, *self.window.kernel_size, stop - start, OW, N)
-        for (kh, kw), rows, cols in self.window.taps(start, stop, OW):
-            self.values[:, rows, cols] = columns[:, kh, kw]
+    def overwrite(self, columns, rows, cols):
+        N, C, _, _ = self.input_shape
+        columns = columns.reshape(C, *self.window.kernel_size, rows.stop - rows.start, cols.stop - cols.start, N)
+        for (kh, kw), tap_rows, tap_cols in self.window.taps(rows, cols):
+            self.values[:, tap_rows, tap_cols] = columns[:, kh, kw]
 
     layer, x = convolution(rng)
     monkeypatch.setattr(PaddedImage, "add", overwrite)

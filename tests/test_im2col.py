@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.im2col import Window, column_blocks, output_size, pad
+from minicnn.im2col import Window, column_tiles, output_size, pad, tiles
 
 
 def places_by_walking(size, kernel, stride, before, after, dilation):
@@ -52,13 +52,22 @@ def test_same_gives_a_place_for_every_stride_and_the_odd_pixel_after():
                     assert after - before in (0, 1)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 100])
-def test_blocks_of_columns_are_the_whole_cut_in_rows(rows, rng):
-    x = rng.normal(size=(2, 3, 7, 5))
-    whole = mc.im2col.im2col(x, 3, stride=2, padding=1).reshape(27, 4, -1)
-    found = [(block, columns.copy()) for block, columns in column_blocks(x, Window(3, 2, 1), rows)]
-    np.testing.assert_array_equal(np.concatenate([c.reshape(27, -1, 6) for _, c in found], axis=1), whole)
-    assert found[0][0] == slice(0, min(rows, 4))
+@pytest.mark.parametrize("budget", [2000, 4500, 10_000, 2**20])
+def test_tiles_cover_the_output_once_and_keep_the_budget(budget, rng, monkeypatch):
+    monkeypatch.setattr(mc.im2col, "BUDGET", budget)
+    monkeypatch.setenv("MINICNN_THREADS", "2")
+    x = rng.normal(size=(2, 3, 7, 9))
+    window = Window(3, 2, 1)
+    whole = mc.im2col.im2col(x[:1], 3, stride=2, padding=1).reshape(27, 4, 5, 1) if budget > 9000 else None
+    seen = np.zeros((4, 5), int)
+    for rows, cols, columns in column_tiles(x, window, tiles(x, window)):
+        seen[rows, cols] += 1
+        assert 4 * columns.nbytes <= budget  # two of them on each of two cores
+        if whole is not None:
+            np.testing.assert_array_equal(
+                columns.reshape(*whole[:, rows, cols].shape[:3], 2)[..., :1], whole[:, rows, cols]
+            )
+    assert (seen == 1).all()
 
 
 def test_pad_puts_the_image_in_its_place(rng):

@@ -128,22 +128,38 @@ def test_padding_may_not_reach_the_window(pool):
         pool(2, padding=2).build((1, 8, 8))
 
 
-def test_large_batches_are_convolved_block_by_block_with_the_same_result(monkeypatch, rng):
-    import minicnn.layers.conv as conv
-
-    layer = built(lambda: mc.Conv2D(3, 3, stride=2, padding=1, groups=1), (2, 9, 8))
-    x = rng.normal(size=(4, 2, 9, 8))
-    dy = rng.normal(size=(4, 3, 5, 4))
-    results = []
-    for budget in (1, 2**30):
-        monkeypatch.setattr(conv, "BLOCK_BYTES", budget)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "size"), [("TILE", 1), ("TILE", 9000), ("BUDGET", 4 * 1152), ("BUDGET", 4 * 3000), ("BUDGET", 4 * 9000)]
+)
+def test_a_convolution_in_tiles_is_the_convolution_at_once(name, size, groups, monkeypatch, rng):
+    """One place's columns take 1152 bytes here, a row's 4608: tiles of one place, of pieces of a row, of rows."""
+    monkeypatch.setenv("MINICNN_THREADS", "2")
+    layer = built(lambda: mc.Conv2D(4, 3, stride=2, padding=1, groups=groups), (4, 9, 8))
+    x, dy = rng.normal(size=(4, 4, 9, 8)), rng.normal(size=(4, 4, 5, 4))
+    results, counts = [], []
+    for limits in ({name: size}, {"TILE": 2**30, "BUDGET": 2**30}):
+        for key, value in limits.items():
+            monkeypatch.setattr(mc.im2col, key, value)
+        counts.append(len(mc.im2col.tiles(x, layer.window)))
         y, backward = layer.forward(x)
         dx = backward(dy)
-        results.append((y, dx, layer.weight.grad))
+        results.append((y, dx, layer.weight.grad, layer.bias.grad))
         layer.weight.clear_gradient()
         layer.bias.clear_gradient()
+    assert counts[0] > counts[1] == 1
     for small, whole in zip(*results, strict=True):
         np.testing.assert_allclose(small, whole, atol=1e-12)
+
+
+def test_what_passes_the_budget_is_refused_with_the_numbers(monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "1")
+    monkeypatch.setattr(mc.im2col, "BUDGET", 2**20)
+    x = np.zeros((20_000, 1, 4, 4), "float32")  # 9 taps of 20,000 images: 0.69 MiB a place
+    with pytest.raises(mc.InputError, match=r"20000 images.*0\.7 MiB.*0\.5 MiB"):
+        built(lambda: mc.Conv2D(2, 3), (1, 4, 4), "float32").forward(x)
+    with pytest.raises(mc.InputError, match=r"3 MiB.*1 MiB"):
+        mc.im2col.im2col(x, 3)
 
 
 class TestAgainstPyTorch:

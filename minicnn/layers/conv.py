@@ -10,10 +10,8 @@ import numpy as np
 from minicnn import initializers
 from minicnn.backend import array_module
 from minicnn.errors import InputError
-from minicnn.im2col import PaddedImage, Window, column_blocks
+from minicnn.im2col import PaddedImage, Window, column_tiles, tiles
 from minicnn.layers.base import Layer, check_built, check_image_shape, whole_number
-
-BLOCK_BYTES = 2**21  # of columns multiplied at a time: they stay in the cache, and BLAS has enough to do
 
 
 def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilation=1, groups=1):
@@ -160,38 +158,33 @@ class Conv2D(Layer):
         F, OH, OW = self.output_shape((C, H, W))
         G = self.groups
         weight = self.weight.value.reshape(G, F // G, -1)  # (G, F/G, C/G*KH*KW)
-        rows = self._rows_at_a_time(x.dtype, OH, OW * N)
-        y = xp.empty((G, F // G, OH, OW * N), dtype=x.dtype)
-        for block, columns in column_blocks(x, self.window, rows):
-            columns = columns.reshape(G, -1, columns.shape[1])  # (G, C/G*KH*KW, rows*OW*N)
-            flat = y[:, :, block].reshape(G, F // G, -1)
-            xp.matmul(weight, columns, out=flat)
+        places = tiles(x, self.window)
+        y = xp.empty((G, F // G, OH, OW, N), dtype=x.dtype)
+        for rows, cols, columns in column_tiles(x, self.window, places):
+            columns = columns.reshape(G, -1, columns.shape[1])  # (G, C/G*KH*KW, rows*cols*N)
+            tile = y[:, :, rows, cols].reshape(G, F // G, -1)  # a view, for a tile is whole rows or within one
+            xp.matmul(weight, columns, out=tile)
         if self.bias is not None:
-            y += self.bias.value.reshape(G, F // G, 1, 1)
+            y += self.bias.value.reshape(G, F // G, 1, 1, 1)
 
         def backward(dy, input_gradient=True):
-            dy = dy.transpose(1, 2, 3, 0).reshape(G, F // G, OH, OW * N)
+            dy = dy.transpose(1, 2, 3, 0).reshape(G, F // G, OH, OW, N)
             if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=(2, 3)).reshape(F))
+                self.bias.add_gradient(dy.sum(axis=(2, 3, 4)).reshape(F))
             dweight = 0
             dimage = PaddedImage(xp, x.shape, self.window, x.dtype) if input_gradient else None
-            for block, columns in column_blocks(x, self.window, rows):
+            for rows, cols, columns in column_tiles(x, self.window, places):
                 columns = columns.reshape(G, -1, columns.shape[1])
-                dblock = dy[:, :, block].reshape(G, F // G, -1)  # (G, F/G, rows*OW*N)
+                dtile = dy[:, :, rows, cols].reshape(G, F // G, -1)  # (G, F/G, rows*cols*N)
                 # dY @ columns.T, turned over: BLAS needs half the time so
-                dweight = dweight + xp.matmul(columns, dblock.swapaxes(1, 2))
+                dweight = dweight + xp.matmul(columns, dtile.swapaxes(1, 2))
                 if input_gradient:
-                    dcolumns = xp.matmul(weight.swapaxes(1, 2), dblock)
-                    dimage.add(dcolumns.reshape(-1, dcolumns.shape[2]), block.start, block.stop)
+                    dcolumns = xp.matmul(weight.swapaxes(1, 2), dtile)
+                    dimage.add(dcolumns.reshape(-1, dcolumns.shape[2]), rows, cols)
             self.weight.add_gradient(dweight.swapaxes(1, 2).reshape(self.weight.value.shape))
             return dimage.cropped() if input_gradient else None
 
         return y.reshape(F, OH, OW, N).transpose(3, 0, 1, 2), backward
-
-    def _rows_at_a_time(self, dtype, OH, row):
-        """How many output rows to take at a time, so that their columns stay in the processor's cache."""
-        taps = self.weight.value[0].size * self.groups
-        return max(1, min(OH, BLOCK_BYTES // (taps * row * dtype.itemsize)))
 
     def multiply_adds(self, input_shape):
         F, OH, OW = self.output_shape(input_shape)
