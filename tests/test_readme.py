@@ -46,3 +46,11 @@ def test_every_file_and_link_exists():
     for target in re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r"`(examples/[\w/.]+)`", TEXT):
         if "://" not in target:
             assert (README.parent / target).exists(), target
+
+
+def test_every_test_that_a_promise_names_exists():
+    promises = (README.parent / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", promises)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"{test}" in (README.parent / file).read_text(encoding="utf-8"), f"{file}::{test}"

