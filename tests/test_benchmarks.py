@@ -17,7 +17,7 @@ TINY = (
     "0.01",
     "--turn",
     "0.01",
-    "--retries",
+    "--patience",
     "0",
     "--batches",
     "8",
