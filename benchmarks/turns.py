@@ -1,10 +1,11 @@
 """Contenders in processes of their own, which take turns: while one computes, the others wait for input.
 
 The machine may be shared. So every turn is watched: how much of the processor did others use meanwhile? A turn
-that was disturbed is taken again, a few times at most, and the results say how many remained disturbed.
+that was disturbed is taken again once it is quiet, as long as patience lasts, and the results say how many remained.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,11 +15,39 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+CORES = os.cpu_count() or 1
 DISTURBED = 0.08  # of all cores' time used by others
-PAUSE, LONGER_PAUSE = (
-    0.03,
-    0.4,
-)  # seconds before a turn: the last one's threads stop spinning, others may end their work
+PAUSE = 0.03  # seconds before a turn, in which the last one's threads stop spinning
+ATTEMPTS = 3
+
+
+@dataclasses.dataclass
+class Patience:
+    """Waits until other processes leave the processor alone; gives up when no seconds are left."""
+
+    left: float
+
+    def wait(self, window=0.3):
+        """Come back when a window of time was quiet, or patience is at its end."""
+        while self.left > 0:
+            before = processor_seconds()
+            time.sleep(window)
+            self.left -= window
+            if (processor_seconds() - before) / (window * CORES) < DISTURBED:
+                return
+
+
+def processor_seconds(process=None):
+    """Seconds of processor time used since the machine started by everybody but this process (Linux; or 0)."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        mine = []
+        if process is not None:
+            mine = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal - sum(map(int, mine))) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -69,23 +98,22 @@ class Worker:
             raise RuntimeError(f"{self.name} ended at {question!r} (status {status}):\n{self.errors.read()[-3000:]}")
         return json.loads(answer)
 
-    def turn(self, question, retries, **arguments):
+    def turn(self, question, patience, **arguments):
         """Ask, and watch the machine meanwhile; the least disturbed answer, with the "disturbed" share."""
-        best = None
-        for attempt in range(1 + retries):
-            time.sleep(LONGER_PAUSE if attempt else PAUSE)
-            before = self._others_seconds()
+        answers = []
+        for _ in range(ATTEMPTS):
+            time.sleep(PAUSE)
+            before = processor_seconds(self.process.pid)
             started = time.perf_counter()
             answer = self.ask(question, **arguments)
             wall = time.perf_counter() - started
-            others = self._others_seconds() - before - 0.02  # the clocks tick every 0.01 s
-            others = max(0.0, others) / (wall * (os.cpu_count() or 1))
-            answer["disturbed"] = others
-            if best is None or others < best["disturbed"]:
-                best = answer
-            if others < DISTURBED or wall > 5:
+            others = processor_seconds(self.process.pid) - before - 0.02  # the clocks tick every 0.01 s
+            answers.append(answer | {"disturbed": max(0.0, others) / (wall * CORES)})
+            if answers[-1]["disturbed"] < DISTURBED or patience.left <= 0:
                 break
-        return best
+            patience.left -= wall
+            patience.wait()
+        return min(answers, key=lambda answer: answer["disturbed"])
 
     def close(self):
         with contextlib.suppress(BrokenPipeError):
@@ -103,14 +131,3 @@ class Worker:
 
     def __exit__(self, *_):
         self.close()
-
-    def _others_seconds(self):
-        """Seconds of processor time that everybody but this worker has used since the machine started (Linux)."""
-        try:
-            fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-            mine = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            return 0.0
-        user, nice, system, _, _, irq, softirq, steal = map(int, fields)
-        busy = user + nice + system + irq + softirq + steal - int(mine[11]) - int(mine[12])
-        return busy / os.sysconf("SC_CLK_TCK")

@@ -8,29 +8,14 @@ import sys
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
-TINY = (
-    "--threads",
-    "1",
-    "--rounds",
-    "1",
-    "--seconds",
-    "0.01",
-    "--turn",
-    "0.01",
-    "--retries",
-    "0",
-    "--batches",
-    "8",
-    "--images",
-    "32",
-)
+TINY = "--threads=1 --rounds=1 --seconds=0.01 --turn=0.01 --patience=0 --images=32"
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests: an installed package")
 
 
 def run(tmp_path, *arguments):
     """The results of `benchmarks/cpu.py`, and its Markdown."""
-    command = [sys.executable, str(BENCHMARKS / "cpu.py"), "--out", str(tmp_path), *TINY, *arguments]
+    command = [sys.executable, str(BENCHMARKS / "cpu.py"), "--out", str(tmp_path), *TINY.split(), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.glob("*.json")
@@ -38,7 +23,7 @@ def run(tmp_path, *arguments):
 
 
 def test_contenders_compute_the_same_and_are_timed(tmp_path):
-    results, text = run(tmp_path, "--nets", "lenet5", "--contenders", "textbook", "floor")
+    results, text = run(tmp_path, "--nets", "lenet5", "--batches", "8", "--contenders", "textbook", "floor")
     measured = results["cases"][0]["contenders"]
     assert list(measured) == ["ours", "textbook", "floor"]
     assert measured["textbook"]["agrees"] is True
@@ -50,7 +35,7 @@ def test_contenders_compute_the_same_and_are_timed(tmp_path):
 
 
 def test_profile_names_every_layer(tmp_path):
-    results, text = run(tmp_path, "--nets", "lenet5", "--profile")
+    results, text = run(tmp_path, "--nets", "lenet5", "--batches", "8", "--profile")
     (item,) = results["profile"]
     times = {name: forward + back for name, forward, back in item["rows"]}
     assert {"conv2d_1", "tanh_4", "dense_3", "loss", "update"} <= set(times)

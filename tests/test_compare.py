@@ -171,6 +171,19 @@ def test_minutes_end_a_training(tmp_path):
     assert result["epochs"] > 1
 
 
+def test_ordered_is_a_table_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for order in ([], ["--ordered"]):
+        assert compare.main([*TABLE, *order]) == 0
+    shuffled, ordered = (
+        next(iter(results_of(tmp_path / "runs" / folder).values()))["result"]
+        for folder in ("compare-letters", "compare-letters-ordered")
+    )
+    assert shuffled["last_class"] == {"letter": "J", "train": 18, "validation": 2}
+    assert ordered["last_class"] == {"letter": "J", "train": 0, "validation": 20}
+    assert ordered["class_accuracy"][-1] == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--models=lenet6"], ["--epochs=0"], ["--minutes=nan"], ["--epochs=1", "--minutes=1"], ["--experiments=x"]],

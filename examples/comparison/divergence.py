@@ -66,8 +66,9 @@ def trace(sets, optimizer, seed, steps, batch_size):
     """Train the dense network step by step, and note what happens inside.
 
     Returns:
-        a dict: losses (before each step, up to the first that is not finite), accuracy on the validation images,
-        not_finite (the step, or None), snapshots (step, loss, dead, gradients by parameter), outcome.
+        a dict: losses (before each step, up to the first that is not finite), not_finite (its step, or None),
+        accuracy on the validation images, answers (how many different letters are said of them), dead (share of
+        ReLUs), snapshots (step, loss, dead, gradients by parameter), outcome.
     """
     model = mc.networks.dense(seed=seed)
     loss_function = mc.SoftmaxCrossEntropy()
@@ -90,12 +91,14 @@ def trace(sets, optimizer, seed, steps, batch_size):
                     {"step": step, "loss": float(loss), "dead": dead_share(model, x_probe)} | _norms(model)
                 )
             optimizer.step(model.parameters())
-        accuracy = float((model.predict(x_probe).argmax(axis=1) == y_probe).mean())
+        answers = model.predict(x_probe).argmax(axis=1)
+        accuracy = float((answers == y_probe).mean())
         dead = dead_share(model, x_probe)
     return {
         "losses": losses,
         "accuracy": accuracy,
         "dead": dead,
+        "answers": len(np.unique(answers)),
         "not_finite": not_finite,
         "snapshots": snapshots,
         "outcome": outcome(accuracy, dead, not_finite),

@@ -193,11 +193,17 @@ def _moved(plan, results):
         rows.append(
             (model, f"the experiments, {plan.seeds} seeds", spread(plain), spread(moved), spread(kept[model], 0))
         )
+    table = [(row[-1], row[0]) for row in rows if row[1] == "the table"]
+    sentences.append(
+        "The networks of the table (one seed) keep, from the most to the least: "
+        + ", ".join(
+            f"{model} {share}" for share, model in sorted(table, reverse=True, key=lambda pair: float(pair[0][:-2]))
+        )
+        + "."
+    )
     order = sorted(kept, key=lambda model: -np.mean(kept[model]))
     sentences.append(
-        "Of their accuracy keep, from the most to the least: "
-        + ", ".join(f"{model} {spread(kept[model])}" for model in order)
-        + "."
+        f"Over {plan.seeds} seeds: " + ", ".join(f"{model} {spread(kept[model])}" for model in order) + "."
     )
     for better, worse in itertools.pairwise(order):
         change = difference(kept[better], kept[worse])
@@ -278,11 +284,13 @@ def _kernels(plan, results):
                 f"{100 * moved:.1f} %",
                 f"{_roughness(before):.2f}",
                 f"{_roughness(after):.2f}",
+                f"{_roughness(after - before):.2f}",
             )
         )
         sentences.append(
-            f"{model}: the training changed its first weights by {100 * moved:.1f} % of their length; neighbouring "
-            f"weights differ by {_roughness(after):.2f} of what chance gives (before: {_roughness(before):.2f})."
+            f"{model}: the training changed its first weights by {100 * moved:.1f} % of their length; neighbours in "
+            f"what was added differ by {_roughness(after - before):.2f} of what chance gives, while the weights "
+            f"themselves go from {_roughness(before):.2f} to {_roughness(after):.2f}."
         )
     return Section(
         "The first layer's kernels, before and after",
@@ -290,7 +298,7 @@ def _kernels(plan, results):
         "learned. For the numbers: how far they moved, and how rough they are. Roughness is the mean difference of "
         "neighbouring weights, squared, over twice the weights' variance: 1 for pure noise, near 0 for a smooth "
         "picture.",
-        ("model", "weights shown", "moved by", "roughness before", "after"),
+        ("model", "weights shown", "moved by", "roughness before", "after", "of the change"),
         rows,
         sentences,
     )
@@ -422,11 +430,13 @@ def _divergence(plan, results):
     unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
     total = sum(len(sweep["runs"]) for sweep in found)
     if dead:
+        same = sum(run["answers"] == 1 for run in dead)
         sentences.append(
             f"What failing looks like: of {total} runs {len(dead)} ended dead and {unreal} with numbers that are not "
             f"finite. The dead have {spread([run['dead'] for run in dead])} of their ReLUs at zero for every image "
-            f"and an accuracy of {spread([run['accuracy'] for run in dead])}: without hidden units every image gets "
-            f"the same answer, and one letter in ten is it."
+            f"and an accuracy of {spread([run['accuracy'] for run in dead])}. {same} of the "
+            f"{len(dead)} say one and the same letter for every image, and one image in ten shows it: that is the "
+            f"lab's 10 %."
         )
     raw, scaled = (
         [divergence.run_of(sweep, scale, divergence.LAB_RATE) for sweep in found] for scale in ("0 to 255", "0 to 1")

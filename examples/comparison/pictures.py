@@ -102,6 +102,7 @@ def _curves(figure, plan, results):
         axes.axhline(100 * result["test_accuracy"], color="black", linewidth=0.7, linestyle=":", label="test")
         axes.set_title(model, fontsize=9)
         axes.set(xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, loc="lower right")
     for axes in grid[len(plan.models) :]:
@@ -178,7 +179,7 @@ def _pairs(axes, models, variants):
     axes.set_ylabel("test accuracy, %")
     axes.set_ylim(0, 100)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.figure.legend(fontsize=8, loc="outside lower center", ncols=len(variants))
 
 
 def _amount(figure, plan, results):
@@ -228,22 +229,27 @@ def _divergence(figure, plan, results):
 def _ordered(figure, plan, results):
     figure.set_size_inches(9, 3.5)
     letters, split = figure.subplots(1, 2, width_ratios=(3, 2))
-    variants = {"shuffled": {}, "ordered": {"ordered": True}}
+    some = experiments.KEPT[1]
+    variants = {
+        "shuffled": {},
+        "ordered": {"ordered": True},
+        f"ordered, {100 * some:g} % of the Js left": {"ordered": True, "kept": some},
+    }
     for number, (name, variant) in enumerate(variants.items()):
         classes = 100 * np.mean(plan.over_seeds(results, "lenet5", "class_accuracy", **variant), axis=0)
-        letters.bar(np.arange(10) + (number - 0.5) * 0.4, classes, 0.4, label=name, alpha=0.75)
+        letters.bar(np.arange(10) + (number - 1) * 0.28, classes, 0.28, label=name, alpha=0.75)
         means = [
             100 * np.mean(plan.over_seeds(results, "lenet5", key, **variant))
             for key in ("train_accuracy", "val_accuracy", "test_accuracy")
         ]
-        split.bar(np.arange(3) + (number - 0.5) * 0.4, means, 0.4, label=name, alpha=0.75)
+        split.bar(np.arange(3) + (number - 1) * 0.28, means, 0.28, alpha=0.75)
     letters.set_xticks(np.arange(10), list("ABCDEFGHIJ"))
     letters.set(xlabel="letter of the test images", ylabel="recognised, %", ylim=(0, 100))
     split.set_xticks(np.arange(3), ["training", "validation", "test"])
     split.set(ylim=(0, 100))
     for axes in (letters, split):
         axes.grid(axis="y", alpha=0.3)
-    letters.legend(fontsize=8, loc="lower left")
+    letters.figure.legend(fontsize=8, loc="outside lower center", ncols=3)
 
 
 TITLES = {

@@ -86,6 +86,26 @@ def sentences(plan, results):
             f"{only_better:,} were right with the first only, {only_worse:,} with the second only "
             f"(sign test p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {verdict}."
         )
+    if {"dense", "dense_falling"} <= {*order}:
+        said.append(
+            "The same network, another learning rate: "
+            + " and ".join(
+                f"{percent(found[model]['test_accuracy'])} with {MODELS[model].training} ({model})"
+                for model in ("dense", "dense_falling")
+            )
+            + "."
+        )
+    rises = {}
+    for model in order:
+        course = found[model]["history"].get("val_accuracy", [])
+        if len(course) > 1:
+            rises[model] = 100 * (course[-1] - course[-2])
+    if rises:
+        said.append(
+            "Who would go on learning: in the last epoch the validation accuracy changed by "
+            + ", ".join(f"{rise:+.1f} points ({model})" for model, rise in sorted(rises.items(), key=lambda x: -x[1]))
+            + "."
+        )
     best, largest = order[0], max(found, key=lambda model: found[model]["parameters"])
     if best != largest:
         said.append(
