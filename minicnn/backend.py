@@ -85,6 +85,27 @@ def to_numpy(x):
     return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
+def resident(x):
+    """A data set on the device, where it takes no more than a quarter of the memory that is free there; else as it is.
+
+    Batches are then taken from it on the device, and nothing is copied there in a step but their indices.
+    """
+    if _active is np:
+        return x
+    free, _ = _active.cuda.Device().mem_info
+    return to_device(x) if x.nbytes <= free // 4 else x
+
+
+def take(x, rows):
+    """Some rows of an array, wherever it lies; the rows are a slice or indices on the host."""
+    return x[rows] if isinstance(x, np.ndarray) or isinstance(rows, slice) else x[to_device(rows)]
+
+
+def number(x):
+    """A scalar of any backend as a Python float; on a GPU this waits until it is computed."""
+    return float(to_numpy(x))
+
+
 def batch_innermost(x):
     """The same array, lying in memory with axis 0, the batch, innermost; copied only if it lies otherwise."""
     xp = array_module(x)
@@ -116,7 +137,7 @@ def _working_cupy():
         if cupy.cuda.runtime.getDeviceCount() == 0:
             raise BackendError("CuPy finds no GPU on this machine")
         trial = cupy.ones((2, 2), dtype=np.float32)
-        if float((trial @ trial).sum() + cupy.tanh(trial).sum()) <= 8:
+        if not float(((trial @ trial).sum() + cupy.tanh(trial).sum()).get()) > 8:
             raise BackendError("the GPU computes wrong values")
     except BackendError:
         raise

@@ -14,7 +14,7 @@ import tempfile
 
 import numpy as np
 
-from minicnn.backend import array_module, to_device, to_numpy
+from minicnn.backend import array_module, number, to_device, to_numpy
 from minicnn.errors import DivergenceError, FileError
 
 LOOK_EVERY = 100  # batches between looks at the loss on a GPU
@@ -62,8 +62,8 @@ class Guard:
             DivergenceError: the loss, or on a GPU one since the last look, is not finite.
         """
         due = run.batch % (FILE_EVERY if self.file else COPY_EVERY) == 0 or self.copied_at is None
-        if (self.on_cpu or due or run.batch % LOOK_EVERY == 0) and not math.isfinite(value + run.total_loss):
-            self.stop(f"the loss is {float(value)}", run, [(x, labels)])
+        if (self.on_cpu or due or run.batch % LOOK_EVERY == 0) and not math.isfinite(number(value + run.total_loss)):
+            self.stop(f"the loss is {number(value)}", run, [(x, labels)])
         if due:
             self._copy(run)
 
@@ -75,7 +75,7 @@ class Guard:
         """
         if self.on_cpu and self.last_gradient is not None:
             norm = self.last_gradient.gradient_norm_squared()
-            if not math.isfinite(norm):
+            if not math.isfinite(number(norm)):
                 self.stop("the gradients are not finite", run, [(x, labels)])
 
     def look_at_weights(self, run):
@@ -84,7 +84,7 @@ class Guard:
         Raises:
             DivergenceError: a weight, or the epoch's loss so far, is not finite.
         """
-        if not math.isfinite(run.total_loss):
+        if not math.isfinite(number(run.total_loss)):
             self.stop("the loss is not finite", run)
         for name, parameter in self.parameters.items():
             if not _finite(parameter.value):
@@ -177,8 +177,8 @@ def first_not_finite(model, loss, x, labels):
             return f"the output of {name}"
         steps.append((name, layer, way_back))
     value, dy = loss.compute(y, labels)
-    if not math.isfinite(value):
-        return f"the loss, of outputs up to {float(abs(y).max()):.3g}"
+    if not math.isfinite(number(value)):
+        return f"the loss, of outputs up to {number(abs(y).max()):.3g}"
     if not _finite(dy):
         return "the gradient of the loss"
     for name, layer, way_back in reversed(steps):
@@ -193,4 +193,4 @@ def first_not_finite(model, loss, x, labels):
 
 def _finite(array):
     """Whether all numbers are finite, told without a copy: NaN and infinity are their array's extremes."""
-    return array.size == 0 or (math.isfinite(array.min()) and math.isfinite(array.max()))
+    return array.size == 0 or (math.isfinite(number(array.min())) and math.isfinite(number(array.max())))

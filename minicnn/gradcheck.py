@@ -19,7 +19,7 @@ import dataclasses
 
 import numpy as np
 
-from minicnn.backend import active, to_device, to_numpy
+from minicnn.backend import active, number, to_device, to_numpy
 from minicnn.errors import GradientError, InputError
 from minicnn.layers import Layer
 
@@ -139,7 +139,7 @@ def _loss(loss, x, labels):
     """The value of a loss as a function of nothing, its input by name, and the gradient by name."""
     x = to_device(x)
     _, dx = loss(x, labels)
-    return (lambda: float(loss(x, labels)[0])), {"x": x}, {"x": to_numpy(dx)}
+    return (lambda: number(loss(x, labels)[0])), {"x": x}, {"x": to_numpy(dx)}
 
 
 def _layer(target, x, training, rng):
@@ -170,7 +170,7 @@ def _layer(target, x, training, rng):
         arrays[name] = parameter.value
         whole = parameter.grad
         gradients[name] = np.zeros(parameter.value.shape) if whole is None else to_numpy(whole)
-    return (lambda: float((forward()[0] * dy).sum())), arrays, gradients
+    return (lambda: number((forward()[0] * dy).sum())), arrays, gradients
 
 
 def _compared(name, array, gradient, value, rng):

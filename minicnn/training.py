@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from minicnn.backend import to_numpy
+from minicnn.backend import number, resident, take, to_device, to_numpy
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint, fingerprint, plain_attributes
 from minicnn.datasets.splits import stratified_split
@@ -72,8 +72,8 @@ class Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "seen": self.seen,
-            "total_loss": float(self.total_loss),
-            "hits": int(self.hits),
+            "total_loss": number(self.total_loss),
+            "hits": int(number(self.hits)),
             "seconds": self.seconds,
             "finished": self.finished,
             "stop_training": self.model.stop_training,
@@ -138,6 +138,7 @@ def fit(
     elif resume:
         raise InputError("fit with resume=True needs checkpoint=PATH, the file to go on from")
 
+    x, y = resident(x), resident(y)
     model.stop_training = False
     for callback in run.callbacks:
         callback.model, callback.optimizer = model, run.optimizer
@@ -175,7 +176,7 @@ def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint
         if model.stop_training:
             break
         rows = order[start : start + batch_size]
-        images, labels = x[rows], y[rows]
+        images, labels = take(x, rows), to_device(take(y, rows))
 
         outputs, backward = model.forward(images, training=True)
         loss, doutputs = run.loss.compute(outputs, labels)
@@ -281,9 +282,9 @@ def _how_to_go_on(run, signal, checkpoint):
 
 
 def _means(loss, total_loss, hits, seen):
-    means = {"loss": float(total_loss) / seen}
+    means = {"loss": number(total_loss) / seen}
     if loss.is_classification:
-        means["accuracy"] = int(hits) / seen
+        means["accuracy"] = number(hits) / seen
     return means
 
 
@@ -299,11 +300,12 @@ def _measure(model, x, y, loss, batch_size):
     for start in range(0, len(y), batch_size):
         rows = slice(start, start + batch_size)
         outputs, _ = model.forward(x[rows])
-        value, _ = loss.compute(outputs, y[rows])
-        total_loss += float(value) * len(outputs)
+        labels = to_device(y[rows])
+        value, _ = loss.compute(outputs, labels)
+        total_loss = total_loss + value.astype("float64") * len(labels)
         if loss.is_classification:
-            hits += int(correct(outputs, y[rows]))
-    return total_loss / len(y), hits / len(y) if loss.is_classification else None
+            hits = hits + correct(outputs, labels)
+    return number(total_loss) / len(y), number(hits) / len(y) if loss.is_classification else None
 
 
 def check_set(model, x, y, loss):

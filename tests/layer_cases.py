@@ -6,6 +6,7 @@ A new layer is tested by adding a line. The shapes are odd, not square, and leav
 import numpy as np
 import pytest
 
+import minicnn as mc
 from minicnn.layers import (
     AvgPool2D,
     Conv2D,
@@ -69,5 +70,5 @@ def built(make, shape, dtype="float64", seed=0):
     rng = np.random.default_rng(seed)
     layer.build(shape, rng, dtype)
     for parameter in layer.parameters().values():
-        parameter.value[...] = rng.normal(size=parameter.value.shape)
+        parameter.value[...] = mc.to_device(rng.normal(size=parameter.value.shape))
     return layer

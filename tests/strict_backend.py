@@ -1,0 +1,159 @@
+"""A stand-in for CuPy on a machine without a GPU: arrays that cannot be touched from the host by accident.
+
+It computes with NumPy underneath, and refuses what would fail or silently copy on a device: NumPy functions on its
+arrays, NumPy arrays mixed in, `float()`, truth values, iteration. `asarray` and `.get()` are the only bridges, and
+are counted. It offers only names that CuPy offers, where CuPy can be imported (which needs no GPU).
+"""
+
+import operator
+import types
+
+import numpy as np
+
+try:
+    import cupy
+except ImportError:
+    cupy = None
+
+#: What crossed between host and device: ("to device" or "to host", shape).
+copies = []
+
+
+class Array:
+    """An array on the device."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, values):
+        self._values = values
+
+    shape = property(lambda self: self._values.shape)
+    dtype = property(lambda self: self._values.dtype)
+    ndim = property(lambda self: self._values.ndim)
+    size = property(lambda self: self._values.size)
+    nbytes = property(lambda self: self._values.nbytes)
+    itemsize = property(lambda self: self._values.itemsize)
+    strides = property(lambda self: self._values.strides)
+    flags = property(lambda self: self._values.flags)
+    T = property(lambda self: Array(self._values.T))
+
+    def get(self):
+        """The one way to the host."""
+        copies.append(("to host", self.shape))
+        return self._values.copy()
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __getitem__(self, key):
+        return Array(np.asarray(self._values[_index(key)]))
+
+    def __setitem__(self, key, value):
+        self._values[_index(key)] = _inner(value)
+
+    def __getattr__(self, name):
+        if name.startswith("_") or (cupy is not None and not hasattr(cupy.ndarray, name)):
+            raise AttributeError(f"cupy.ndarray has no attribute {name!r}")
+        method = getattr(np.ndarray, name)
+        return _wrapped(lambda *args, **options: method(self._values, *args, **options), name)
+
+    def __repr__(self):
+        return f"Array(shape={self.shape}, dtype={self.dtype})"
+
+    def _refused(self, *_, **__):
+        raise TypeError("a silent copy to the host: use minicnn.to_numpy")
+
+    __array__ = __array_function__ = __float__ = __int__ = __bool__ = __index__ = __iter__ = __complex__ = _refused
+    __reduce_ex__ = _refused
+
+
+def _operator(name):
+    function = getattr(operator, name)
+
+    def forward(self, other):
+        return Array(np.asarray(function(self._values, _inner(other))))
+
+    def reflected(self, other):
+        return Array(np.asarray(function(_inner(other), self._values)))
+
+    def in_place(self, other):
+        getattr(operator, f"i{name}")(self._values, _inner(other))
+        return self
+
+    return forward, reflected, in_place
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    for _prefix, _method in zip(("", "r", "i"), _operator(_name), strict=True):
+        setattr(Array, f"__{_prefix}{_name}__", _method)
+for _name in ("lt", "le", "eq", "ne", "gt", "ge", "and_", "or_", "xor"):
+    setattr(Array, f"__{_name.strip('_')}__", _operator(_name)[0])
+for _name in ("neg", "abs", "invert", "pos"):
+    setattr(Array, f"__{_name}__", lambda self, name=_name: Array(np.asarray(getattr(operator, name)(self._values))))
+Array.__hash__ = object.__hash__
+
+
+def _inner(value):
+    """What NumPy computes with; a NumPy array has no business here."""
+    if isinstance(value, Array):
+        return value._values
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {np.ndarray}: a NumPy array of shape {value.shape} mixed with the device's")
+    if isinstance(value, (list, tuple)):
+        return type(value)(_inner(item) for item in value)
+    return value
+
+
+def _index(key):
+    return tuple(_index(item) for item in key) if isinstance(key, tuple) else _inner(key)
+
+
+def _wrapped(function, name):
+    def call(*args, **options):
+        result = function(*map(_inner, args), **{key: _inner(value) for key, value in options.items()})
+        if isinstance(result, tuple):
+            return tuple(Array(np.asarray(item)) for item in result)
+        if name == "result_type" or result is None:
+            return result
+        return Array(np.asarray(result))
+
+    return call
+
+
+class _Generator:
+    """CuPy's random generator."""
+
+    def __init__(self, seed=None):
+        self._generator = np.random.default_rng(seed)
+
+    def random(self, size=None, dtype="float64", out=None):
+        return Array(self._generator.random(size, dtype=np.dtype(dtype)))
+
+
+class _Namespace(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__") or (cupy is not None and not hasattr(cupy, name)):
+            raise AttributeError(f"CuPy has no {name!r}")
+        item = getattr(np, name)
+        if not callable(item) or isinstance(item, type):
+            return item
+        return _wrapped(item, name)
+
+
+strict = _Namespace("strict")
+strict.ndarray = Array
+memory = {"free": 2**30}  # bytes
+strict.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(mem_info=(memory["free"], 2**30)))
+strict.random = types.SimpleNamespace(default_rng=_Generator)
+
+
+def _asarray(values, dtype=None):
+    if isinstance(values, Array):
+        return values if dtype in (None, values.dtype) else values.astype(dtype)
+    copies.append(("to device", np.shape(values)))
+    return Array(np.array(values, dtype=dtype))
+
+
+strict.asarray = _asarray

@@ -1,0 +1,271 @@
+"""One switch: the whole library on a strict stand-in for the device; and errors that say what is missing."""
+
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import strict_backend
+from layer_cases import all_layers, built
+from strict_backend import copies, strict
+from test_training import small_model, small_set
+
+import minicnn as mc
+from minicnn.backend import array_module
+
+
+@pytest.fixture
+def device():
+    mc.use(strict)
+    copies.clear()
+    yield strict
+    mc.use("numpy")
+
+
+@all_layers
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layer_computes_the_same_on_the_device(make, shape, dtype, device, rng):
+    x = rng.normal(size=(3, *shape)).astype(dtype)
+    mc.use("numpy")
+    host = built(make, shape, dtype)
+    y, backward = host.forward(x)
+    dy = rng.normal(size=y.shape).astype(dtype)
+    dx = backward(dy)
+    mc.use(strict)
+    layer = built(make, shape, dtype)
+    x_there, dy_there = strict.asarray(x), strict.asarray(dy)
+    copies.clear()
+    y_there, backward = layer.forward(x_there)
+    dx_there = backward(dy_there)
+    # The shares of windows that reach the padding are a small table, made on the host.
+    assert copies == [] or (isinstance(layer, mc.AvgPool2D) and [way for way, _ in copies] == ["to device"])
+    assert y_there.dtype == dx_there.dtype == dtype
+    np.testing.assert_allclose(y_there.get(), y, rtol=1e-6)
+    np.testing.assert_allclose(dx_there.get(), dx, rtol=1e-5, atol=1e-6)
+    for name, parameter in host.parameters().items():
+        there = layer.parameters()[name].grad
+        np.testing.assert_allclose(there.get(), parameter.grad, rtol=1e-5, atol=1e-5)
+    layer.forward(x_there, training=True)[1](dy_there)
+
+
+@all_layers
+def test_gradients_can_be_checked_on_the_device(make, shape, device, rng):
+    assert mc.gradcheck.check(make(), rng.normal(size=(2, *shape)), training=True).passed
+
+
+OPTIMIZERS = {
+    "SGD": lambda: mc.SGD(0.05),
+    "SGD with all": lambda: mc.SGD(mc.CosineDecay(0.05, 50), 0.9, nesterov=True, weight_decay=1e-3, clip_norm=1.0),
+    "Adam": lambda: mc.Adam(0.01, weight_decay=0.01, clip_norm=0.5),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_run_on_the_device_is_the_run_on_the_host(device, optimizer, tmp_path):
+    x, y = small_set(50)
+    found = {}
+    for backend in ("numpy", strict):
+        mc.use(backend)
+        model = small_model(dropout=True)
+        start = {name: mc.to_numpy(p.value).copy() for name, p in model.parameters().items()}
+        history = model.fit(x, y, 3, 16, optimizer(), validation_split=0.2, verbose=False)
+        end = {name: mc.to_numpy(p.value) for name, p in model.parameters().items()}
+        found[backend] = start, end, history["loss"], model.evaluate(x, y), model.predict(x)
+        assert all(array_module(p.value).__name__ == mc.backend.active().__name__ for p in model.parameters().values())
+    host, there = found["numpy"], found[strict]
+    for name in host[0]:
+        np.testing.assert_array_equal(host[0][name], there[0][name])  # the same bits to start from
+        np.testing.assert_allclose(host[1][name], there[1][name], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(host[2], there[2], rtol=1e-4)
+    np.testing.assert_allclose(host[3], there[3], rtol=1e-4)
+    np.testing.assert_allclose(host[4], there[4], rtol=1e-3, atol=1e-6)
+    assert isinstance(there[4], np.ndarray)
+
+
+def test_losses_on_the_device(device, rng):
+    logits, labels = rng.normal(size=(5, 4)), np.array([3, 0, 1, 1, 2])
+    expected, gradient = mc.SoftmaxCrossEntropy()(logits, labels)
+    for given in (labels, np.eye(4)[labels]):
+        loss, dlogits = mc.SoftmaxCrossEntropy()(strict.asarray(logits), given)
+        assert float(loss.get()) == pytest.approx(float(expected))
+        np.testing.assert_allclose(dlogits.get(), gradient)
+    loss, _ = mc.MeanSquaredError()(strict.asarray(logits), np.zeros((5, 4)))
+    assert float(loss.get()) == pytest.approx((logits**2).mean())
+
+
+def test_labels_are_checked_on_the_host(device):
+    """CuPy wraps an index that NumPy refuses: a wrong label would train on another class."""
+    with pytest.raises(mc.InputError, match="label 3"):
+        mc.SoftmaxCrossEntropy()(strict.asarray(np.zeros((2, 3))), np.array([0, 3]))
+    x, y = small_set(12)
+    with pytest.raises(mc.InputError):
+        small_model().fit(x, y + 1, 1, verbose=False)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_crosses_between_host_and_device(device, fits, monkeypatch):
+    """The data set once, or a batch at a time; back come a few numbers at the hundredth batch and an epoch's end."""
+    monkeypatch.setitem(strict_backend.memory, "free", 2**30 if fits else 1000)
+    x, y = small_set(480)
+    model = small_model()
+    model.fit(x[:16], y[:16], 1, 16, verbose=False)
+    copies.clear()
+    model.fit(x, y, 1, 16, verbose=False)
+    there = [shape for way, shape in copies if way == "to device"]
+    back = [shape for way, shape in copies if way == "to host"]
+    if fits:
+        assert there.count(x.shape) == 1 and there.count((480,)) == 1
+        assert there.count((16,)) <= 60 and len(there) <= 62  # the batches' indices
+    else:
+        assert sorted(there) == sorted([(16, 1, 8, 8), (16,)] * 30)
+    assert len(back) <= 10 + 3 * len(model.parameters())  # not one a batch
+
+
+def test_a_model_saved_on_one_is_loaded_on_the_other(device, tmp_path):
+    x, _ = small_set(6)
+    model = small_model(seed=2)
+    there = model.predict(x)
+    model.save(tmp_path / "model.npz")
+    mc.use("numpy")
+    back = mc.load(tmp_path / "model.npz")
+    assert isinstance(back.parameters()["dense_1.weight"].value, np.ndarray)
+    np.testing.assert_allclose(back.predict(x), there, rtol=1e-5)
+    back.save(tmp_path / "host.npz")
+    mc.use(strict)
+    np.testing.assert_allclose(mc.load(tmp_path / "host.npz").predict(x), there, rtol=1e-5)
+
+
+def test_a_checkpoint_goes_on_on_the_device(device, tmp_path):
+    x, y = small_set(40)
+
+    def train(epochs, path, resume):
+        model = small_model(dropout=True)
+        model.fit(x, y, epochs, 8, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
+        return [mc.to_numpy(p.value) for p in model.parameters().values()]
+
+    whole = train(4, tmp_path / "whole.npz", False)
+    train(2, tmp_path / "cut.npz", False)
+    for a, b in zip(whole, train(4, tmp_path / "cut.npz", True), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# The stand-in is strict
+
+
+def test_a_layer_that_calls_numpy_on_its_input_fails(device):
+    class Stray(mc.Layer):
+        def forward(self, x, training=False):
+            return np.tanh(x), lambda dy: dy
+
+    with pytest.raises(TypeError):
+        Stray().forward(strict.asarray(np.zeros((2, 3))))
+
+
+SILENT = {
+    "float": float,
+    "int": int,
+    "a truth value": bool,
+    "an index": lambda a: [0, 1][a],
+    "iteration": list,
+    "np.asarray": np.asarray,
+    "np.sum": np.sum,
+    "np.concatenate": lambda a: np.concatenate([a, a]),
+    "a NumPy array added": lambda a: a + np.zeros(1),
+    "added to a NumPy array": lambda a: np.zeros(1) + a,
+    "multiplied into a NumPy array": lambda a: np.ones(1).__imul__(a),
+    "a NumPy array in a function": lambda a: strict.maximum(a, np.zeros(1)),
+    "a NumPy array assigned": lambda a: a.__setitem__(0, np.zeros(1)),
+    "assigned to a NumPy array": lambda a: np.zeros(1).__setitem__(0, a),
+    "a NumPy index": lambda a: a[np.array([0])],
+}
+
+
+@pytest.mark.parametrize("touch", SILENT.values(), ids=SILENT)
+def test_silent_trips_to_the_host_are_refused(touch):
+    with pytest.raises((TypeError, ValueError)):
+        result = touch(strict_backend.Array(np.ones(1)))
+        if result is NotImplemented:
+            raise TypeError("not implemented")
+
+
+def test_it_offers_what_cupy_offers():
+    pytest.importorskip("cupy")
+    with pytest.raises(AttributeError):
+        strict.nditer  # noqa: B018, NumPy has it and CuPy has not
+    with pytest.raises(AttributeError):
+        strict_backend.Array(np.ones(1)).tobytes_of_nothing  # noqa: B018
+
+
+# The switch
+
+
+def fake_cupy(devices=1, allocation=None):
+    """What `import cupy` gives on machines in different states."""
+
+    def count():
+        if isinstance(devices, Exception):
+            raise devices
+        return devices
+
+    def ones(*_, **__):
+        if allocation is not None:
+            raise allocation
+        return strict_backend.Array(np.ones((2, 2), "float32"))
+
+    module = types.ModuleType("cupy")
+    module.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=count))
+    module.ones, module.tanh, module.ndarray = ones, strict.tanh, strict_backend.Array
+    module.asarray = strict.asarray
+    return module
+
+
+BROKEN = {
+    "no CuPy": (None, "cuda12"),
+    "no driver": (fake_cupy(RuntimeError("CUDA driver version is insufficient")), "insufficient"),
+    "no GPU": (fake_cupy(0), "no GPU"),
+    "no CUDA libraries": (fake_cupy(allocation=RuntimeError("libcublas.so.12 not found")), "libcublas.*cuda12"),
+}
+
+
+@pytest.mark.parametrize(("module", "named"), BROKEN.values(), ids=BROKEN)
+def test_what_is_missing_is_said_in_one_line(module, named, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    with pytest.raises(mc.BackendError, match=named) as caught:
+        mc.use("cupy")
+    assert "\n" not in str(caught.value)
+    assert mc.backend.active() is np
+    assert mc.use("auto") == "numpy"
+
+
+def test_a_gpu_that_works_is_taken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    try:
+        assert mc.use("auto") == mc.use("cupy") == "cupy"
+    finally:
+        mc.use("numpy")
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(mc.BackendError, match=re.escape("'numpy', 'cupy' or 'auto'")):
+        mc.use("abacus")
+
+
+def test_the_environment_variable_chooses():
+    code = "import minicnn as mc; print(mc.backend.active().__name__)"
+    for value, expected in (("numpy", "numpy"), ("auto", None)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={"MINICNN_BACKEND": value}, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and (expected is None or done.stdout.strip() == expected)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"MINICNN_BACKEND": "abacus"}, capture_output=True, text=True
+    )
+    assert "abacus" in done.stderr
+
+
+def test_a_model_of_one_backend_and_an_array_of_the_other_is_refused(device):
+    layer = built(lambda: mc.Dense(2), (3,), "float32")
+    with pytest.raises(mc.InputError, match="to_device"):
+        layer.forward(np.zeros((1, 3), "float32"))
