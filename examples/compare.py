@@ -14,8 +14,9 @@ import pathlib
 import sys
 
 from comparison import data, page, pictures, tables
-from comparison.experiments import EXPERIMENTS, WITNESSES, Plan, tasks
+from comparison.experiments import EXPERIMENTS, tasks
 from comparison.models import MODELS
+from comparison.plan import WITNESSES, Plan
 from comparison.progress import Progress
 from comparison.store import Store, do_all
 from comparison.trials import Stopped

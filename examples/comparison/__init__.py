@@ -1,1 +1,4 @@
-"""The parts of `examples/compare.py`: read them in the order models, data, trials, store, experiments, tables, page."""
+"""The parts of `examples/compare.py`, to be read in this order.
+
+models, data, trials, plan, store, divergence, experiments, statistics, tables, pictures, page.
+"""

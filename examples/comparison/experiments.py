@@ -16,11 +16,8 @@ from comparison import divergence, trials
 from comparison.models import expected_seconds
 from comparison.statistics import difference, percent, spread
 from comparison.store import Task
-from comparison.trials import Trial
 
-WITNESSES = ("logistic_regression", "dense", "lenet5")  # light enough to be trained many times
 KEPT = (0.0, 0.05, 0.2)  # shares of the last letter that the lab's split leaves in training
-AMOUNTS = (100, 300, 1000, 3000, 10000, 30000, 100000)
 
 
 class Section(NamedTuple):
@@ -42,55 +39,6 @@ class Experiment(NamedTuple):
 
     trials: Callable
     read: Callable
-
-
-class Plan(NamedTuple):
-    """What the user chose.
-
-    Attributes:
-        models: names for the table.
-        experiments: names of `EXPERIMENTS`.
-        epochs, minutes: the table's budget for each model, one of them None.
-        experiment_epochs: the experiments' budget.
-        seeds: how many seeds an experiment uses.
-        witnesses: names of the models that the experiments train again and again.
-        ordered: whether the table's split is the lab's.
-        batch_size: images a step.
-        divergence_steps: how long each run of the divergence experiment is.
-        train: how many images are left to train on.
-    """
-
-    models: tuple
-    experiments: tuple
-    epochs: int | None
-    minutes: float | None
-    experiment_epochs: int
-    seeds: int
-    witnesses: tuple
-    ordered: bool
-    batch_size: int
-    divergence_steps: int
-    train: int
-
-    def table_trial(self, model):
-        return Trial("table", model, None if self.minutes else self.epochs, self.minutes, ordered=self.ordered)
-
-    def trial(self, model, seed, **variant):
-        return Trial("experiments", model, variant.pop("epochs", self.experiment_epochs), seed=seed, **variant)
-
-    def amounts(self):
-        """Training-set sizes below the whole."""
-        return [amount for amount in AMOUNTS if amount < 0.7 * self.train]
-
-    def amount_trial(self, model, seed, amount):
-        """Few images, seen so often that the number of steps is about the same as with all."""
-        steps = self.experiment_epochs * math.ceil(self.train / self.batch_size)
-        epochs = round(steps / math.ceil(amount / self.batch_size))
-        return self.trial(model, seed, images=amount, epochs=epochs)
-
-    def over_seeds(self, results, model, key="test_accuracy", **variant):
-        """One number a seed."""
-        return [results[self.trial(model, seed, **variant).name][key] for seed in range(self.seeds)]
 
 
 def tasks(plan, source, settings):
@@ -389,6 +337,24 @@ def _normalize(plan, results):
             f"{model}: {spread(normalized)} with normalize(x, axis=1), {spread(scaled)} with x / 255: "
             f"{change.sentence('worse', 'better', 'not told apart by these seeds')}."
         )
+    if "divergence" in plan.experiments:
+        best = []
+        for scale in ("0 to 1", "normalize(x, axis=1)"):
+            runs = {
+                rate: [divergence.run_of(sweep, scale, rate) for sweep in sweeps(plan, results)]
+                for rate in divergence.RATES
+            }
+            rate = max(runs, key=lambda rate, runs=runs: _mean(run["accuracy"] for run in runs[rate]))
+            first = _mean(run["snapshots"][0]["gradients"]["dense_1.weight"] for run in runs[rate])
+            best.append(
+                f"{spread([run['accuracy'] for run in runs[rate]])} at {rate:g} with pixels {scale}, where the first "
+                f"gradient of the first layer's weights is {first:.2f} long"
+            )
+        sentences.append(
+            f"The learning rate is part of it: the same rate was used for both. With the best of "
+            f"{len(divergence.RATES)} rates the dense network has, after {plan.divergence_steps} steps and on "
+            f"validation, {'; and '.join(best)}."
+        )
     return Section(
         "The lab's preprocessing against plain scaling",
         "The lab divided every column of pixels by its length, `normalize(x, axis=1)`. The alternative is to divide "
@@ -422,9 +388,8 @@ def _divergence(plan, results):
         learn = [rate for rate, words in outcomes.items() if set(words) == {"learns"}]
         die = [rate for rate, words in outcomes.items() if set(words) <= {"dead", "not finite"}]
         sentences.append(
-            f"Pixels {scale}: all {plan.seeds} seeds learn at "
-            f"{' and '.join(f'{rate:g}' for rate in learn) or 'no learning rate of these'}; none survives "
-            f"{' and '.join(f'{rate:g}' for rate in die) or 'at no learning rate of these'}."
+            f"Pixels {scale}: learning rates at which every seed learns: {_listed(learn)}; at which every seed ends "
+            f"dead or not finite: {_listed(die)}."
         )
     dead = [run for sweep in found for run in sweep["runs"] if run["outcome"] == "dead"]
     unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
@@ -486,6 +451,10 @@ def _inside(runs):
         spread([run["accuracy"] for run in runs]),
         outcome,
     )
+
+
+def _listed(rates):
+    return ", ".join(f"{rate:g}" for rate in rates) or "none"
 
 
 def _mean(values):

@@ -1,0 +1,58 @@
+"""What the user chose, and which trials follow from it."""
+
+import math
+from typing import NamedTuple
+
+from comparison.trials import Trial
+
+WITNESSES = ("logistic_regression", "dense", "lenet5")  # light enough to be trained many times
+AMOUNTS = (100, 300, 1000, 3000, 10000, 30000, 100000)
+
+
+class Plan(NamedTuple):
+    """What the user chose.
+
+    Attributes:
+        models: names for the table.
+        experiments: names of `EXPERIMENTS`.
+        epochs, minutes: the table's budget for each model, one of them None.
+        experiment_epochs: the experiments' budget.
+        seeds: how many seeds an experiment uses.
+        witnesses: names of the models that the experiments train again and again.
+        ordered: whether the table's split is the lab's.
+        batch_size: images a step.
+        divergence_steps: how long each run of the divergence experiment is.
+        train: how many images are left to train on.
+    """
+
+    models: tuple
+    experiments: tuple
+    epochs: int | None
+    minutes: float | None
+    experiment_epochs: int
+    seeds: int
+    witnesses: tuple
+    ordered: bool
+    batch_size: int
+    divergence_steps: int
+    train: int
+
+    def table_trial(self, model):
+        return Trial("table", model, None if self.minutes else self.epochs, self.minutes, ordered=self.ordered)
+
+    def trial(self, model, seed, **variant):
+        return Trial("experiments", model, variant.pop("epochs", self.experiment_epochs), seed=seed, **variant)
+
+    def amounts(self):
+        """Training-set sizes below the whole."""
+        return [amount for amount in AMOUNTS if amount < 0.7 * self.train]
+
+    def amount_trial(self, model, seed, amount):
+        """Few images, seen so often that the number of steps is about the same as with all."""
+        steps = self.experiment_epochs * math.ceil(self.train / self.batch_size)
+        epochs = round(steps / math.ceil(amount / self.batch_size))
+        return self.trial(model, seed, images=amount, epochs=epochs)
+
+    def over_seeds(self, results, model, key="test_accuracy", **variant):
+        """One number a seed."""
+        return [results[self.trial(model, seed, **variant).name][key] for seed in range(self.seeds)]
