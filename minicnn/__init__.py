@@ -16,6 +16,7 @@ from minicnn.callbacks import (
     ReduceLROnPlateau,
 )
 from minicnn.errors import BackendError, DivergenceError, FileError, GradientError, InputError, MinicnnError
+from minicnn.explain import Explanation, explain
 from minicnn.layers import (
     AvgPool2D,
     Conv2D,

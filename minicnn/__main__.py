@@ -5,6 +5,7 @@ import sys
 
 from minicnn import gradcheck
 from minicnn.errors import MinicnnError
+from minicnn.explain import add_command, story
 
 
 def main():
@@ -13,6 +14,8 @@ def main():
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("gradcheck", help="check every layer's and loss's gradient numerically")
     command.set_defaults(run=gradcheck.main)
+    add_command(commands)
+    story.add_command(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)

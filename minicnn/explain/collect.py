@@ -1,0 +1,216 @@
+"""Everything that a page shows of a network at work, as the library computes it.
+
+The image goes through the layers one by one, the gradient of the loss comes
+back through them, and each layer's input, output, gradients and parameters
+are kept. The page shows these numbers and computes none of its own, but for
+the single products whose sum the library has already given.
+
+Beside some gradients stands a numerical one: the same number nudged up and
+down a little, in float64, and the change of the layer's outputs weighed by
+the gradients that arrive at them.
+"""
+
+import copy
+import math
+import pathlib
+import time
+
+import numpy as np
+
+from minicnn.backend import to_device, to_numpy
+from minicnn.errors import FileError, InputError
+from minicnn.layers import AvgPool2D, Conv2D, Dense, Dropout, MaxPool2D, Softmax
+from minicnn.losses import SoftmaxCrossEntropy
+
+UNITS, INPUTS = 24, 24  # of a dense layer: units shown, and inputs shown of each
+NUMERICAL_SECONDS = 1.5  # of nudging for each layer, at most
+NUDGE = 1e-4
+
+
+def collect(model, image, label=None, names=None):
+    """The page's data; the arguments are those of `minicnn.explain`."""
+    x = _prepared(model, image)
+    classes = math.prod(model.output_shape)
+    if len(model.output_shape) != 1:
+        raise InputError(f"explain needs a model that ends in class scores (K,), got {model.output_shape}")
+    if label is not None and not (hasattr(label, "__index__") and 0 <= label < classes):
+        raise InputError(f"explain needs a label from 0 to {classes - 1}, got {label!r}")
+    if names is None:
+        names = [chr(65 + k) if classes <= 26 else str(k) for k in range(classes)]
+    elif len(names) != classes:
+        raise InputError(f"explain needs a name for each of {classes} classes, got {len(names)}")
+    layers = model.layers[:-1] if isinstance(model.layers[-1], Softmax) else model.layers
+    if any(parameter.has_gradient for parameter in model.parameters().values()):
+        raise InputError("the model holds gradients of an unfinished step: take the step first")
+    steps, y = [], x
+    for layer in layers:
+        inside = y
+        y, way_back = layer.forward(y)
+        steps.append((layer, inside, y, way_back))
+    logits = y
+    probabilities = to_numpy(Softmax()(logits))[0]
+    target = int(probabilities.argmax()) if label is None else int(label)
+    loss, dy = SoftmaxCrossEntropy()(logits, np.array([target]))
+    shown = []
+    for name, (layer, inside, y, way_back) in reversed(list(zip(model.names, steps, strict=False))):
+        dx = way_back(dy)
+        shown.insert(0, _described(name, layer, inside, y, dy, dx))
+        dy = dx
+    for parameter in model.parameters().values():
+        parameter.clear_gradient()
+    return {
+        "layers": shown,
+        "input": _array(x),
+        "names": list(map(str, names)),
+        "given": label is not None,
+        "label": target,
+        "logits": to_numpy(logits)[0],
+        "probabilities": probabilities,
+        "loss": float(to_numpy(loss)),
+        "parameters": model.count_parameters(),
+    }
+
+
+def _prepared(model, image):
+    """The image as a batch of one, as the model's layers take it."""
+    if model.input_shape is None or len(model.input_shape) != 3:
+        raise InputError(f"explain needs a model built for images (C, H, W), got input shape {model.input_shape}")
+    if isinstance(image, (str, pathlib.Path)):
+        image = _read(image, model.input_shape)
+    image = np.asarray(image)
+    if image.ndim == 2 and model.input_shape[0] == 1:
+        image = image[None]
+    if tuple(image.shape) != model.input_shape:
+        raise InputError(f"explain needs one image {model.input_shape}, got shape {image.shape}")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise InputError("the image holds NaN or infinity")
+    return model.prepare(image[None])
+
+
+def _read(path, shape):
+    """A picture of any size as uint8 (C, H, W), fitted into the input with its proportions kept."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    C, H, W = shape
+    if C not in (1, 3):
+        raise InputError(f"a picture has one channel or three, the model takes {C}: give an array")
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > 50_000_000:
+                raise FileError(f"{path} has {picture.width} x {picture.height} pixels: too many")
+            small = ImageOps.pad(picture.convert("L" if C == 1 else "RGB"), (W, H), Image.Resampling.LANCZOS)
+            return np.asarray(small).reshape(H, W, C).transpose(2, 0, 1)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def _array(x):
+    """A batch of one as a NumPy array without the batch axis."""
+    return np.ascontiguousarray(to_numpy(x)[0])
+
+
+def _described(name, layer, x, y, dy, dx):
+    """One layer with its arrays."""
+    kind = type(layer).__name__
+    about = {"name": name, "kind": kind, "text": repr(layer), "shape": list(y.shape[1:]), "from": list(x.shape[1:])}
+    if isinstance(layer, Dense):
+        return about | _dense(layer, x, y, dy, dx)
+    about |= {"y": _array(y), "dy": _array(dy), "dx": _array(dx)}
+    if hasattr(layer, "window"):
+        H, W = x.shape[2:]
+        about["window"] = {
+            "kernel": list(layer.window.kernel_size),
+            "stride": list(layer.window.stride),
+            "pads": [list(pad) for pad in layer.window.pads(H, W)],
+            "dilation": list(layer.window.dilation),
+        }
+        about["sizes"] = _sizes(layer.window, H, W, y.shape[2:])
+    if isinstance(layer, Conv2D):
+        about |= {
+            "groups": layer.groups,
+            "weight": to_numpy(layer.weight.value),
+            "dweight": to_numpy(layer.weight.grad),
+        }
+        if layer.bias is not None:
+            about |= {"bias": to_numpy(layer.bias.value), "dbias": to_numpy(layer.bias.grad)}
+        about |= _numerical(layer, x, dy)
+    if isinstance(layer, MaxPool2D):
+        about["pool"] = "max"
+    if isinstance(layer, AvgPool2D):
+        about["pool"] = "mean"
+        about["countPad"] = bool(layer.count_include_pad)
+    if isinstance(layer, Dropout):
+        about["rate"] = layer.rate
+    return about
+
+
+def _sizes(window, H, W, outputs):
+    """The arithmetic of the output's height and width, filled in."""
+    lines = []
+    for axis, size, kernel, stride, (a, b), dilation, places in zip(
+        ("height", "width"), (H, W), window.kernel_size, window.stride, window.pads(H, W), window.dilation, outputs,
+        strict=True,
+    ):  # fmt: skip
+        extent = f"{kernel}" if dilation == 1 else f"({dilation}·({kernel} - 1) + 1)"
+        padding = f" + 2·{a}" if a == b and a else f" + {a} + {b}" if a or b else ""
+        whole = (size + a + b - dilation * (kernel - 1) - 1) % stride == 0
+        left, right = ("(", ")") if whole else ("⌊(", ")")
+        close = "" if whole else "⌋"
+        lines.append(f"{axis}: {left}{size}{padding} - {extent}{right} / {stride}{close} + 1 = {places}")
+    return lines
+
+
+def _dense(layer, x, y, dy, dx):
+    """The units that matter most, and of each the inputs that push it most; the rest is too much for a page."""
+    weight, inputs = to_numpy(layer.weight.value), _array(x)
+    outputs, gradients = _array(y), _array(dy)
+    size = np.abs(outputs) / (np.abs(outputs).max() + 1e-30) + np.abs(gradients) / (np.abs(gradients).max() + 1e-30)
+    units = np.sort(np.argsort(-size, kind="stable")[:UNITS])
+    terms = weight[units] * inputs  # (units, D)
+    top = np.argsort(-np.abs(terms), axis=1, kind="stable")[:, :INPUTS]
+    rows = np.arange(len(units))[:, None]
+    about = {
+        "y": outputs,
+        "dy": gradients,
+        "dx": _array(dx),
+        "units": units.tolist(),
+        "top": top.tolist(),
+        "topInputs": inputs[top],
+        "topWeights": weight[units][rows, top],
+        "topGradients": gradients[units][:, None] * inputs[top],
+    }
+    if layer.bias is not None:
+        about |= {"bias": to_numpy(layer.bias.value)[units], "dbias": to_numpy(layer.bias.grad)[units]}
+    return about
+
+
+def _numerical(layer, x, dy):
+    """Numerical gradients of a convolution's weights and inputs: NaN where there was no time to nudge.
+
+    d/dw of sum(dy * layer(x)), by ((layer at w + h) - (layer at w - h)) / (2 h) in float64
+    """
+    layer = copy.deepcopy(layer)
+    for parameter in layer.parameters().values():
+        parameter.value = parameter.value.astype(np.float64)
+    x, dy = to_device(to_numpy(x).astype(np.float64)), to_device(to_numpy(dy).astype(np.float64))
+    found = {}
+    for key, array in (("numWeight", layer.weight.value), ("numInput", x)):
+        numbers = np.full(array.size, np.nan)
+        shape = array.shape
+        deadline = time.perf_counter() + NUMERICAL_SECONDS
+        # Evenly spread over the array, so that a part of it is not a corner of it.
+        for place in np.random.default_rng(0).permutation(array.size):
+            if time.perf_counter() > deadline:
+                break
+            at = np.unravel_index(place, shape)
+            here = array[at].copy()
+            slopes = []
+            for step in (NUDGE, -NUDGE):
+                array[at] = here + step
+                slopes.append(float(to_numpy((layer(x) * dy).sum())))
+            array[at] = here
+            numbers[place] = (slopes[0] - slopes[1]) / (2 * NUDGE)
+        found[key] = numbers.reshape(shape if key == "numWeight" else shape[1:])
+    return found

@@ -1,0 +1,428 @@
+"use strict";
+/* The page behind minicnn.explain. It shows the library's float32 numbers. What it multiplies itself are single
+   products (a pixel times a weight); every sum that it shows comes from the library. */
+const data = JSON.parse(document.getElementById("data").textContent, (_, value) => {
+  if (!value || typeof value !== "object" || !value.f32) return value;
+  const bytes = Uint8Array.from(atob(value.f32), (letter) => letter.charCodeAt(0));
+  return Object.assign(new Float32Array(bytes.buffer), { shape: value.shape });
+});
+const layers = data.layers;
+layers.forEach((layer, i) => (layer.x = i ? layers[i - 1].y : data.input));
+const END = layers.length; // the place of softmax and loss, after the last layer
+const state = { layer: 0, back: false, places: {} };
+const $ = (id) => document.getElementById(id);
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+
+/* Numbers: four digits to see, all of them on hover. */
+function short(value) {
+  if (!Number.isFinite(value)) return String(value);
+  const size = Math.abs(value);
+  if (value === 0) return "0";
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(2);
+  return value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4);
+}
+function number(value, tag = "span", signed = true) {
+  const sign = signed && value > 0 ? " plus" : signed && value < 0 ? " minus" : "";
+  return make(tag, { class: "num" + sign, title: String(value), "data-value": String(value) }, short(value));
+}
+
+/* Colour: blue below zero, orange above; a pair that colour-blind people tell apart. Images are grey. */
+function colour(value, scale, grey) {
+  if (grey) { const v = Math.max(0, Math.min(255, Math.round(255 * value / scale))); return [v, v, v]; }
+  const share = Math.max(-1, Math.min(1, value / scale)), strength = Math.sqrt(Math.abs(share));
+  const zero = dark() ? [38, 40, 45] : [250, 250, 248];
+  const full = share < 0 ? (dark() ? [96, 170, 255] : [18, 84, 168]) : (dark() ? [255, 160, 80] : [196, 82, 4]);
+  return zero.map((start, i) => Math.round(start + (full[i] - start) * strength));
+}
+const largest = (array) => array.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
+function paint(canvas, height, width, value, scale, grey) {
+  canvas.width = width; canvas.height = height;
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
+  for (let i = 0; i < height * width; i++) image.data.set([...colour(value(i), scale, grey), 255], 4 * i);
+  context.putImageData(image, 0, 0);
+}
+const at = (array, ...index) => array[index.reduce((place, i, axis) => place * array.shape[axis] + i, 0)];
+const plane = (array, c) => array.subarray(c * array.shape[1] * array.shape[2], (c + 1) * array.shape[1] * array.shape[2]);
+
+/* A map of numbers in which one cell is chosen: by pointer, or by the arrow keys. */
+function map(title, height, width, values, { scale, grey = false, size = 172, move = null, place = null, lit = [], id = null } = {}) {
+  const canvas = make("canvas", { tabindex: move ? 0 : -1, role: "img", "aria-label": title, id });
+  paint(canvas, height, width, (i) => values[i], scale ?? largest(values), grey);
+  const step = Math.max(1, Math.floor(size / Math.max(height, width)));
+  canvas.style.width = step * width + "px"; canvas.style.height = step * height + "px";
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("width", step * width); svg.setAttribute("height", step * height);
+  const frame = ([r, c, h, w], wide) => {
+    const box = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    for (const [name, value] of Object.entries({ x: c * step, y: r * step, width: w * step, height: h * step, fill: "none", "stroke-width": wide ? 2.5 : 1.5 })) box.setAttribute(name, value);
+    box.style.stroke = "var(--accent)"; if (!wide) box.style.strokeDasharray = "4 3";
+    svg.append(box);
+  };
+  if (place) frame([place[0], place[1], 1, 1], true);
+  lit.forEach((box) => frame(box, false));
+  if (move) {
+    const cell = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [Math.floor((event.clientY - box.top - 1) / step), Math.floor((event.clientX - box.left - 1) / step)];
+    };
+    const go = ([r, c], keep) => { if (r >= 0 && c >= 0 && r < height && c < width && !(place && r === place[0] && c === place[1])) move(r, c, keep ? canvas.id : null); };
+    canvas.addEventListener("mousemove", (event) => go(cell(event), document.activeElement === canvas));
+    canvas.addEventListener("keydown", (event) => {
+      const way = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (way) { event.preventDefault(); go([(place ?? [0, 0])[0] + way[0], (place ?? [0, 0])[1] + way[1]], true); }
+    });
+  }
+  return make("div", {}, make("h3", {}, title), make("div", { class: "map" }, canvas, svg));
+}
+/* The channels of an array as small buttons. */
+function channels(title, array, chosen, choose, grey) {
+  const scale = largest(array);
+  const buttons = Array.from({ length: array.shape[0] }, (_, c) => {
+    const canvas = make("canvas");
+    paint(canvas, array.shape[1], array.shape[2], (i) => plane(array, c)[i], scale, grey);
+    return make("button", { "aria-pressed": String(c === chosen), "aria-label": `${title} ${c}`, title: `${title} ${c}`, onclick: () => choose(c) }, canvas);
+  });
+  return make("div", { class: "maps" }, ...buttons);
+}
+/* A small table of numbers, coloured as the maps are. */
+function numbers(rows, { scale = null, lit = null, pad = () => false, pick = null, kind = "" } = {}) {
+  const most = scale ?? largest(rows.flat());
+  return make("table", { class: "numbers " + kind }, ...rows.map((row, r) => make("tr", {}, ...row.map((value, c) => {
+    const [red, green, blue] = colour(value, most), light = red + green + blue > 380;
+    const cell = make("td", { title: pad(r, c) ? "padding: zero by definition" : String(value), "data-value": String(value), class: (pad(r, c) ? "pad" : "") + (lit && lit[0] === r && lit[1] === c ? " lit" : ""), tabindex: pick ? 0 : null }, short(value));
+    if (!pad(r, c)) cell.style.cssText = `background: rgb(${red},${green},${blue}); color: ${light ? "#15161a" : "#ffffff"}`;
+    if (pick) ["mouseenter", "focus"].forEach((event) => cell.addEventListener(event, () => { if (!lit || lit[0] !== r || lit[1] !== c) pick(r, c); }));
+    return cell;
+  }))));
+}
+function bars(entries, most = largest(entries.map((entry) => entry.value))) {
+  const signed = entries.some((entry) => entry.value < 0);
+  return make("div", { class: "bars" }, ...entries.flatMap(({ name, value, strong }) => {
+    const middle = signed ? 50 : 0, length = (signed ? 50 : 100) * Math.min(1, Math.abs(value) / most), fill = make("i");
+    fill.style.cssText = `left: ${value < 0 ? middle - length : middle}%; width: ${length}%; background: var(${value < 0 ? "--negative" : "--positive"})`;
+    const zero = make("i", { class: "zero" }); zero.style.left = middle + "%";
+    return [make(strong ? "b" : "span", {}, name), make("div", { class: "bar" }, fill, zero), number(value)];
+  }));
+}
+const box = (...children) => make("section", { class: "box" }, ...children);
+const row = (...children) => make("div", { class: "row" }, ...children.filter(Boolean));
+const text = (...parts) => make("p", {}, ...parts);
+const answer = (...parts) => make("p", { class: "answer" }, ...parts);
+const equation = (...parts) => make("div", { class: "equation" }, ...parts);
+
+/* Where the chosen things are, by layer. */
+function place(layer) {
+  const key = layer.name ?? "loss";
+  if (!state.places[key]) {
+    const p = (state.places[key] = { f: 0, c: 0, r: 0, s: 0, h: 0, w: 0, tap: [0, 0] });
+    if (layer.y && layer.y.shape.length === 3) { // begin where most goes on
+      let best = -1;
+      layer.y.forEach((value, i) => { const size = Math.abs(value * layer.dy[i]); if (size > best) { best = size; p.at = i; } });
+      const [, H, W] = layer.y.shape;
+      p.f = Math.floor(p.at / (H * W)); p.r = Math.floor(p.at / W) % H; p.s = p.at % W;
+      if (layer.window) { const [top, left] = corner(layer, p.r, p.s); p.h = clamp(top + (layer.window.kernel[0] >> 1), layer.x.shape[1]); p.w = clamp(left + (layer.window.kernel[1] >> 1), layer.x.shape[2]); p.tap = layer.window.kernel.map((k) => k >> 1); }
+      else { p.h = p.r; p.w = p.s; }
+      p.c = layer.kind === "Conv2D" ? firstChannel(layer, p.f) : p.f;
+    }
+  }
+  return state.places[key];
+}
+const clamp = (i, size) => Math.max(0, Math.min(size - 1, i));
+const corner = (layer, r, s) => [r * layer.window.stride[0] - layer.window.pads[0][0], s * layer.window.stride[1] - layer.window.pads[1][0]];
+const groupChannels = (layer) => layer.weight.shape[1];
+const firstChannel = (layer, f) => Math.floor(f / (layer.weight.shape[0] / layer.groups)) * groupChannels(layer);
+/* The pixel that a tap of the window reads at an output's place, or null in the padding. */
+function pixel(layer, r, s, kh, kw) {
+  const [top, left] = corner(layer, r, s), h = top + kh * layer.window.dilation[0], w = left + kw * layer.window.dilation[1];
+  return h >= 0 && w >= 0 && h < layer.x.shape[1] && w < layer.x.shape[2] ? [h, w] : null;
+}
+const taps = (layer) => { const [KH, KW] = layer.window.kernel; return Array.from({ length: KH }, (_, kh) => Array.from({ length: KW }, (_, kw) => [kh, kw])); };
+function field(layer, r, s) { // the window on the layer's own input, as [row, column, height, width]
+  const [top, left] = corner(layer, r, s), { kernel, dilation } = layer.window;
+  return [top, left, dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1];
+}
+/* What part of the image an output's place has seen, through all layers before. */
+function seen(index, r, s) {
+  let [t, l, b, e] = [r, s, r, s];
+  for (let i = index; i >= 0; i--) {
+    const layer = layers[i];
+    if (!layer.window) { if (layer.shape.length !== 3) return null; continue; }
+    const first = field(layer, t, l), last = field(layer, b, e);
+    [t, l, b, e] = [first[0], first[1], last[0] + last[2] - 1, last[1] + last[3] - 1];
+    const [, H, W] = layer.x.shape; t = clamp(t, H); b = clamp(b, H); l = clamp(l, W); e = clamp(e, W);
+  }
+  return [t, l, b - t + 1, e - l + 1];
+}
+const isImage = (index) => index === 0;
+
+/* Convolution, forward */
+function convForward(layer, index, p, set) {
+  const [F, C, KH, KW] = layer.weight.shape, [, OH, OW] = layer.y.shape, [, H, W] = layer.x.shape;
+  const first = firstChannel(layer, p.f);
+  if (p.c < first || p.c >= first + C) p.c = first;
+  const value = at(layer.y, p.f, p.r, p.s);
+  const read = (c, kh, kw) => { const place = pixel(layer, p.r, p.s, kh, kw); return place ? at(layer.x, c, ...place) : 0; };
+  const patch = taps(layer).map((line) => line.map(([kh, kw]) => read(p.c, kh, kw)));
+  const kernel = taps(layer).map((line) => line.map(([kh, kw]) => at(layer.weight, p.f, p.c - first, kh, kw)));
+  const products = patch.map((line, r) => line.map((v, c) => Math.fround(v * kernel[r][c])));
+  const outside = (r, c) => !pixel(layer, p.r, p.s, r, c);
+  const scale = largest(layer.x), most = largest(plane4(layer.weight, p.f));
+  const tables = make("div", { class: "tables" },
+    box(make("h3", {}, C > 1 ? `the patch, input channel ${p.c}` : "the patch under the window"), numbers(patch, { scale, pad: outside, kind: "patch" })),
+    make("div", { class: "times" }, "×"),
+    box(make("h3", {}, `the kernel of filter ${p.f}`), numbers(kernel, { scale: most, lit: p.tap, pick: (r, c) => set({ tap: [r, c] }), kind: "kernel" })),
+    make("div", { class: "times" }, "="),
+    box(make("h3", {}, "their products"), numbers(products, { kind: "products" })),
+  );
+  const others = C > 1 ? ` over all ${C} input channels (choose another to see its share)` : "";
+  return [
+    text("A small window slides over the input. At every place it multiplies each pixel with a weight and adds everything up: one number of the output. Hover the output."),
+    row(
+      box(C > 1 || layer.x.shape[0] > 1 ? channels("input channel", layer.x, p.c, (c) => set({ c }), isImage(index)) : null,
+        map(`input, channel ${p.c}`, H, W, plane(layer.x, p.c), { scale, grey: isImage(index), lit: [field(layer, p.r, p.s)] })),
+      box(F > 1 ? channels("filter", layer.y, p.f, (f) => set({ f }), false) : null,
+        map(`output of filter ${p.f}`, OH, OW, plane(layer.y, p.f), { id: "output", scale: largest(layer.y), place: [p.r, p.s], move: (r, s, focus) => set({ r, s }, focus) })),
+      make("div", { class: "stack" }, box(equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(value, "b")),
+        text("the sum of all products", others, layer.bias ? " plus the filter's bias " : "", layer.bias ? number(layer.bias[p.f]) : ""),
+        make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")])),
+        ...(index > 0 && seen(index, p.r, p.s) ? [map("what it has seen of the image", data.input.shape[1], data.input.shape[2], plane(data.input, 0), { grey: true, size: 112, scale: largest(data.input), lit: [seen(index, p.r, p.s)] })] : [])), tables),
+    ),
+    columnsView(layer, p, set, first, C, KH, KW, OH, OW, value),
+  ];
+}
+const plane4 = (array, f) => { const size = array.length / array.shape[0]; return array.subarray(f * size, (f + 1) * size); };
+/* im2col: every window as a column, a weight row, and the product's row. */
+function columnsView(layer, p, set, first, C, KH, KW, OH, OW, value) {
+  const rows = C * KH * KW, count = OH * OW, columns = new Float32Array(rows * count);
+  for (let c = 0, i = 0; c < C; c++) for (let kh = 0; kh < KH; kh++) for (let kw = 0; kw < KW; kw++)
+    for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++, i++) { const place = pixel(layer, r, s, kh, kw); columns[i] = place ? at(layer.x, first + c, ...place) : 0; }
+  const tall = Math.max(2, Math.min(8, Math.floor(150 / rows))), wide = Math.max(1, Math.min(8, Math.floor(860 / count)));
+  const strip = (name, h, w, values, heightOf, widthOf, lit, move) => {
+    const canvas = make("canvas", { id: name, tabindex: 0, role: "img", "aria-label": name });
+    paint(canvas, h, w, (i) => values[i], largest(values), false);
+    canvas.style.cssText = `width: ${w * widthOf}px; height: ${h * heightOf}px`;
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("width", w * widthOf); svg.setAttribute("height", h * heightOf);
+    for (const [r, c, hh, ww] of lit) {
+      const frame = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+      for (const [key, v] of Object.entries({ x: c * widthOf - 1, y: r * heightOf - 1, width: ww * widthOf + 2, height: hh * heightOf + 2, fill: "none", "stroke-width": 2 })) frame.setAttribute(key, v);
+      frame.style.stroke = "var(--accent)"; svg.append(frame);
+    }
+    if (move) {
+      const go = (r, c, focus) => { if (r >= 0 && c >= 0 && r < h && c < w) move(r, c, focus); };
+      canvas.addEventListener("mousemove", (event) => { const b = canvas.getBoundingClientRect(); go(Math.floor((event.clientY - b.top - 1) / heightOf), Math.floor((event.clientX - b.left - 1) / widthOf), null); });
+      canvas.addEventListener("keydown", (event) => { const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key]; if (way) { event.preventDefault(); go(tap, p.r * OW + p.s + way, name); } });
+    }
+    return make("div", { class: "map" }, canvas, svg);
+  };
+  const tap = ((p.c - first) * KH + p.tap[0]) * KW + p.tap[1], column = p.r * OW + p.s;
+  const pick = (r, c, focus) => { const kw = r % KW, kh = Math.floor(r / KW) % KH; set({ r: Math.floor(c / OW), s: c % OW, tap: [kh, kw], c: first + Math.floor(r / (KH * KW)) }, focus); };
+  return box(
+    make("h3", {}, `im2col: all ${count} windows as the columns of one matrix, ${rows} × ${count}`),
+    text("Computers are slow at sliding and very fast at multiplying matrices. So every window is written down as a column (framed: the one chosen; the framed row: one tap of the kernel, which reads the same shifted image everywhere). The kernel, written as a row, times this matrix gives all outputs at once."),
+    make("div", { class: "scroll" }, make("div", { class: "soft" }, `the kernel of filter ${p.f} as a row of ${rows} weights`),
+      strip("weightrow", 1, rows, plane4(layer.weight, p.f), 12, Math.max(2, Math.min(20, Math.floor(860 / rows))), [[0, tap, 1, 1]]),
+      make("div", { class: "soft" }, "times the columns"),
+      strip("columns", rows, count, columns, tall, wide, [[0, column, rows, 1], [tap, 0, 1, count]], pick),
+      make("div", { class: "soft" }, "is the output of this filter, row after row; framed: ", number(value)),
+      strip("productrow", 1, count, plane(layer.y, p.f), 12, wide, [[0, column, 1, 1]], (r, c, focus) => pick(tap, c, focus))),
+  );
+}
+/* Convolution, backward */
+function convBackward(layer, index, p, set) {
+  const [F, C, KH, KW] = layer.weight.shape, [, OH, OW] = layer.y.shape, [, H, W] = layer.x.shape;
+  const first = firstChannel(layer, p.f);
+  if (p.c < first || p.c >= first + C) p.c = first;
+  const kernel = taps(layer).map((line) => line.map(([kh, kw]) => at(layer.dweight, p.f, p.c - first, kh, kw)));
+  const terms = [], picture = new Float32Array(OH * OW);
+  for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
+    const place = pixel(layer, r, s, ...p.tap), x = place ? at(layer.x, p.c, ...place) : 0, dy = at(layer.dy, p.f, r, s);
+    picture[r * OW + s] = x * dy; terms.push({ size: Math.abs(x * dy), line: `x[${place ?? "padding"}] ${short(x)} × dy[${r},${s}] ${short(dy)} = ${short(Math.fround(x * dy))}` });
+  }
+  terms.sort((a, b) => b.size - a.size);
+  const votes = [];
+  const perGroup = F / layer.groups, group = Math.floor(p.c / C);
+  for (let f = group * perGroup; f < (group + 1) * perGroup; f++) for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
+    const [top, left] = corner(layer, r, s), kh = (p.h - top) / layer.window.dilation[0], kw = (p.w - left) / layer.window.dilation[1];
+    if (!Number.isInteger(kh) || !Number.isInteger(kw) || kh < 0 || kw < 0 || kh >= KH || kw >= KW) continue;
+    const weight = at(layer.weight, f, p.c - group * C, kh, kw), dy = at(layer.dy, f, r, s);
+    votes.push({ r, s, size: Math.abs(weight * dy), line: `filter ${f}, tap [${kh},${kw}] ${short(weight)} × dy[${r},${s}] ${short(dy)} = ${short(Math.fround(weight * dy))}` });
+  }
+  votes.sort((a, b) => b.size - a.size);
+  const windows = new Set(votes.map((vote) => `${vote.r},${vote.s}`)).size;
+  const analytic = at(layer.dweight, p.f, p.c - first, ...p.tap), numeric = at(layer.numWeight, p.f, p.c - first, ...p.tap);
+  const dx = at(layer.dx, p.c, p.h, p.w), numericX = at(layer.numInput, p.c, p.h, p.w);
+  const beside = (value) => Number.isNaN(value) ? make("span", { class: "soft" }, " (not nudged: this layer is large, only some of its numbers were)") : make("span", {}, " nudging it up and down gives ", number(value), make("span", { class: "soft" }, " (finite difference)"));
+  return [
+    text("Going back, every output tells how the loss would change if it were a little larger: its gradient, dy. From that follow two things: how each weight should change, and what to tell the layer before."),
+    row(
+      box(channels("filter", layer.dy, p.f, (f) => set({ f }), false),
+        map(`gradient dy that arrives at filter ${p.f}`, OH, OW, plane(layer.dy, p.f), { id: "dy", scale: largest(layer.dy), place: [p.r, p.s], move: (r, s, focus) => set({ r, s }, focus) }),
+        equation(`dy[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.dy, p.f, p.r, p.s), "b"))),
+      box(make("h3", {}, `gradient of the kernel of filter ${p.f}${C > 1 ? `, input channel ${p.c}` : ""}: hover a weight`),
+        numbers(kernel, { lit: p.tap, pick: (r, c) => set({ tap: [r, c] }), kind: "dweight" }),
+        equation(`dweight[${p.f}, ${p.c - first}, ${p.tap}] = `, number(analytic, "b")), make("p", {}, beside(numeric)),
+        map("what each place adds to it: x × dy", OH, OW, picture, { size: 110 })),
+      box(make("h3", {}, `its ${terms.length} terms, the largest first`), make("ul", { class: "terms" }, ...terms.slice(0, 9).map((term) => make("li", {}, term.line))),
+        make("p", { class: "soft" }, "The kernel slides over all places, so its gradient is the sum over all of them.")),
+    ),
+    row(
+      box(layer.x.shape[0] > 1 ? channels("input channel", layer.dx, p.c, (c) => set({ c, f: Math.floor(c / C) * perGroup })) : null,
+        map(`gradient of the input, channel ${p.c}: hover a pixel`, H, W, plane(layer.dx, p.c), { id: "dx", scale: largest(layer.dx), place: [p.h, p.w], move: (h, w, focus) => set({ h, w }, focus) })),
+      box(equation(`dx[${p.c}, ${p.h}, ${p.w}] = `, number(dx, "b")), make("p", {}, beside(numericX)),
+        answer(`col2im: this pixel was copied into ${windows} of the ${OH * OW} windows, so ${windows} windows vote, with every filter: ${votes.length} votes in all. `, windows < KH * KW ? "At the border, and with strides, there are fewer." : "In the middle every tap of the kernel has seen it."),
+        make("ul", { class: "terms" }, ...votes.slice(0, 9).map((vote) => make("li", {}, vote.line)))),
+    ),
+  ];
+}
+/* Pooling */
+function pooling(layer, index, p, set) {
+  const [, OH, OW] = layer.y.shape, [, H, W] = layer.x.shape, max = layer.pool === "max";
+  p.c = p.f;
+  const cells = taps(layer).map((line) => line.map(([kh, kw]) => pixel(layer, p.r, p.s, kh, kw)));
+  const window = cells.map((line) => line.map((place) => place ? at(layer.x, p.f, ...place) : max ? -Infinity : 0));
+  let winner = null;
+  if (max) cells.forEach((line, r) => line.forEach((place, c) => { if (place && (!winner || window[r][c] > window[winner[0]][winner[1]])) winner = [r, c]; }));
+  const real = cells.flat().filter(Boolean).length, count = layer.countPad ? cells.flat().length : real;
+  const about = max ? text("Of every window only the largest pixel goes on. The image becomes smaller, and a letter moved by a pixel looks almost the same.")
+    : text(`Of every window the mean goes on: the sum of its pixels divided by ${count}${real < cells.flat().length ? (layer.countPad ? ", the padding counted" : ", the padding not counted") : ""}. The image becomes smaller, and a letter moved by a pixel looks almost the same.`);
+  const output = map(state.back ? "gradient dy that arrives" : "output", OH, OW, plane(state.back ? layer.dy : layer.y, p.f), { id: state.back ? "dy" : "output", scale: largest(state.back ? layer.dy : layer.y), place: [p.r, p.s], move: (r, s, focus) => { const [h, w] = pixel(layer, r, s, 0, 0) ?? [0, 0]; set({ r, s, h, w }, focus); } });
+  const chosen = channels("channel", layer.y, p.f, (f) => set({ f }));
+  if (!state.back) return [about, row(box(chosen, map("input", H, W, plane(layer.x, p.f), { scale: largest(layer.x), lit: [field(layer, p.r, p.s)] })), box(output),
+    box(make("h3", {}, max ? "the window: the winner is framed" : "the window"), numbers(window, { lit: winner, pad: (r, c) => !cells[r][c], scale: largest(layer.x), kind: "patch" }),
+      equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.y, p.f, p.r, p.s), "b")), make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")]))))];
+  const dx = at(layer.dx, p.f, p.h, p.w), senders = [];
+  for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
+    const [t, l, h, w] = field(layer, r, s);
+    if (p.h >= t && p.w >= l && p.h < t + h && p.w < l + w) senders.push([r, s]);
+  }
+  const why = senders.length === 0 ? "No window sees this pixel, so nobody asks for it: its gradient is zero."
+    : max ? (dx === 0 ? "This pixel was not the largest of its window (or its window's gradient is zero): it changes nothing, so its gradient is zero." : `This pixel was the largest of its window and gets the whole gradient that arrives there.`)
+      : `Every pixel of a window receives the same share of its gradient: dy / ${count}.`;
+  return [text(max ? "Going back, the gradient of a window goes to the pixel that won, whole; the others get nothing." : "Going back, the gradient of a window is shared evenly among its pixels."),
+    row(box(chosen, output, equation(`dy[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.dy, p.f, p.r, p.s), "b"))),
+      box(map("gradient of the input: hover a pixel", H, W, plane(layer.dx, p.f), { id: "dx", scale: largest(layer.dx), place: [p.h, p.w], lit: [field(layer, p.r, p.s)], move: (h, w, focus) => set({ h, w }, focus) })),
+      box(equation(`dx[${p.f}, ${p.h}, ${p.w}] = `, number(dx, "b")), answer(why), make("p", { class: "soft" }, senders.length ? `asked for by the window${senders.length > 1 ? "s" : ""} of output ${senders.slice(0, 6).map((at) => `[${at}]`).join(" ")}` : "")))];
+}
+/* Activations: the curve with this number on it. */
+const curves = {
+  ReLU: { f: (x) => Math.max(x, 0), why: (x) => x < 0 ? "The input is below zero, where the curve is flat: this unit is dead for this image, and what lies before it learns nothing from it." : x === 0 ? "The input is exactly zero, the corner of the curve; the library takes the flat side." : null, idea: "What is positive goes on, the rest becomes zero." },
+  Tanh: { f: Math.tanh, why: (x) => Math.abs(x) > 2.5 ? "The input lies far out where the curve is nearly flat (saturated): almost nothing gets through." : null, idea: "A soft switch from -1 to 1: steep around zero, flat far out." },
+  Sigmoid: { f: (x) => 1 / (1 + Math.exp(-x)), why: (x) => Math.abs(x) > 5 ? "The input lies far out where the curve is nearly flat (saturated): almost nothing gets through." : null, idea: "A soft switch from 0 to 1: steep around zero, flat far out." },
+};
+function curve(kind, x, y) {
+  const f = curves[kind].f, [w, h] = [220, 130], reach = Math.max(3, Math.min(12, Math.abs(x) * 1.2)), low = kind === "Tanh" ? -1.1 : -0.15, high = kind === "ReLU" ? reach : 1.1;
+  const px = (v) => ((v + reach) / (2 * reach)) * w, py = (v) => h - ((v - low) / (high - low)) * h;
+  const points = Array.from({ length: 121 }, (_, i) => { const v = -reach + (i * 2 * reach) / 120; return `${px(v).toFixed(1)},${py(f(v)).toFixed(1)}`; }).join(" ");
+  const holder = make("div");
+  holder.innerHTML = `<svg width="${w}" height="${h}" role="img" aria-label="the curve of ${kind}"><line x1="0" x2="${w}" y1="${py(0)}" y2="${py(0)}" style="stroke:var(--line)"/><line x1="${px(0)}" x2="${px(0)}" y1="0" y2="${h}" style="stroke:var(--line)"/><polyline points="${points}" fill="none" style="stroke:var(--soft)" stroke-width="2"/><circle cx="${px(Math.max(-reach, Math.min(reach, x)))}" cy="${py(Math.min(high, y))}" r="5.5" style="fill:var(--accent)"/></svg>`;
+  return holder;
+}
+function activation(layer, index, p, set) {
+  const flat = layer.y.shape.length === 1, view = (array) => flat ? array : plane(array, p.f);
+  const W = flat ? Math.ceil(Math.sqrt(layer.y.length)) : layer.y.shape[2], H = flat ? Math.ceil(layer.y.length / W) : layer.y.shape[1];
+  const spread = (array) => { const values = new Float32Array(H * W); values.set(view(array).subarray(0, H * W)); return values; };
+  const i = Math.min(p.r * W + p.s, view(layer.y).length - 1), [x, y, dy, dx] = [layer.x, layer.y, layer.dy, layer.dx].map((array) => view(array)[i]);
+  const name = flat ? `[${i}]` : `[${p.f}, ${p.r}, ${p.s}]`, known = curves[layer.kind];
+  const choose = flat ? null : channels("channel", layer.y, p.f, (f) => set({ f }));
+  const shown = state.back ? [["gradient dy that arrives", layer.dy, "dy"], ["gradient dx that goes on", layer.dx, "dx"]] : [["input", layer.x, "input"], ["output", layer.y, "output"]];
+  const why = dx === 0 ? (dy === 0 ? "No gradient arrives here, so none goes on." : known?.why(x) ?? "The slope of the curve is zero here.") : known?.why(x);
+  return [text(known ? known.idea : layer.kind === "Dropout" ? `In training a share of ${layer.rate} of the numbers is dropped at random, so that no unit relies on one other alone. Here, outside training, everything passes.` : "", flat && layer.y.length > 1 ? ` The ${layer.y.length} numbers are shown in rows of ${W}.` : ""),
+    row(box(choose, row(...shown.map(([title, array, id]) => map(title, H, W, spread(array), { id, scale: largest(array), size: 196, place: [Math.floor(i / W), i % W], move: (r, s, focus) => { if (r * W + s < view(layer.y).length) set({ r, s }, focus); } })))),
+      box(known ? curve(layer.kind, x, y) : null, equation(`input${name} = `, number(x), " → output = ", number(y, "b")),
+        state.back ? equation("dy = ", number(dy), " → dx = dy × slope = ", number(dx, "b")) : null, state.back && why ? answer(dx === 0 ? "Why is this gradient zero? " : "Why is it so small? ", why) : null))];
+}
+/* Dense layers, flatten, loss */
+function dense(layer, index, p, set) {
+  const n = clamp(p.unit ?? 0, layer.units.length), unit = layer.units[n], many = layer.top[n].length, all = layer.x.length;
+  const values = Array.from({ length: many }, (_, i) => i);
+  const last = index === END - 1, name = (u) => last ? data.names[u] : String(u);
+  const buttons = make("div", { class: "units", role: "group", "aria-label": "units" }, ...layer.units.map((u, i) => make("button", { "aria-pressed": String(i === n), onclick: () => set({ unit: i }), title: `output ${layer.y[u]}` }, `${name(u)}`)));
+  const note = make("p", { class: "soft" }, `${layer.units.length < layer.y.length ? `The layer has ${layer.y.length.toLocaleString("en")} units: shown are the ${layer.units.length} whose outputs and gradients are largest. ` : ""}${many < all ? `Each reads ${all.toLocaleString("en")} inputs: shown are the ${many} that push it most.` : ""}`);
+  if (!state.back) return [text("Every unit reads every input: it multiplies each with a weight of its own, adds everything up, and adds its bias."), note, buttons,
+    row(box(make("h3", {}, `what pushes unit ${name(unit)} most: input × weight`), bars(values.map((i) => ({ name: `input ${layer.top[n][i]}: ${short(at(layer.topInputs, n, i))} × ${short(at(layer.topWeights, n, i))}`, value: Math.fround(at(layer.topInputs, n, i) * at(layer.topWeights, n, i)) })))),
+      box(equation(`output[${name(unit)}] = `, number(layer.y[unit], "b")), text("the sum over all ", all.toLocaleString("en"), " inputs", layer.bias ? " plus the bias " : "", layer.bias ? number(layer.bias[n]) : "")))];
+  return [text("Going back, the gradient of a weight is the gradient that arrives at its unit times the input it was multiplied with: a weight whose input was zero learns nothing from this image."), note, buttons,
+    row(box(make("h3", {}, `gradients of unit ${name(unit)}'s weights: dy × input`), bars(values.map((i) => ({ name: `weight of input ${layer.top[n][i]} (${short(at(layer.topInputs, n, i))})`, value: at(layer.topGradients, n, i) })))),
+      box(equation(`dy[${name(unit)}] = `, number(layer.dy[unit], "b")), layer.dbias ? text("The bias has the same gradient: ", number(layer.dbias[n])) : null))];
+}
+function flatten(layer, index, p, set) {
+  const [C, H, W] = layer.from, i = clamp(p.i ?? 0, layer.y.length);
+  return [text(`The ${C} channels of ${H} × ${W} are laid end to end, row after row: ${layer.y.length} numbers that the next layer reads. Nothing is computed, and going back the gradient is folded up again.`),
+    row(box(equation(`position ${i} = channel ${Math.floor(i / (H * W))}, row ${Math.floor(i / W) % H}, column ${i % W}: `, number((state.back ? layer.dy : layer.y)[i], "b")),
+      make("label", {}, "position ", make("input", { type: "range", min: 0, max: layer.y.length - 1, value: i, id: "position", oninput: (event) => set({ i: +event.target.value }, "position") }))))];
+}
+function loss() {
+  const classes = data.names.map((name, k) => ({ name, strong: k === data.label, value: 0, k }));
+  const bar = (values) => bars(classes.map((entry) => ({ ...entry, value: values[entry.k] })));
+  const gradient = layers[END - 1].dy;
+  const said = `The right answer is ${data.names[data.label]}${data.given ? "" : " (nobody said so: it is what the network finds likeliest)"}. `;
+  return [text("The last layer's numbers can be anything. Softmax makes probabilities of them: each is raised (e to its power) and divided by the sum of all. ", said, "The loss is how surprising it is to the network: minus the logarithm of its probability."),
+    row(box(make("h3", {}, "logits"), bar(data.logits)), box(make("h3", {}, "probabilities"), bar(data.probabilities)),
+      state.back ? box(make("h3", {}, "gradient: probability minus one for the right class"), bar(gradient)) : null,
+      box(equation("loss = -log(probability) = ", number(data.loss, "b")), state.back ? answer("The gradient is simply what was said minus what was right. It is from here that everything goes back.") : null))];
+}
+const views = { Conv2D: (...all) => (state.back ? convBackward : convForward)(...all), MaxPool2D: pooling, AvgPool2D: pooling, Dense: dense, Flatten: flatten };
+
+function show(focus = null) {
+  const layer = layers[state.layer] ?? { name: "loss", kind: "Loss" }, p = place(layer);
+  const set = (change, keep) => { Object.assign(p, change); show(keep); };
+  const view = state.layer === END ? loss : views[layer.kind] ?? (layer.y.shape.length <= 3 && layer.y.length === layer.x.length ? activation : whole);
+  const title = state.layer === END ? "Softmax and cross-entropy" : `${layer.name}: ${layer.text}`;
+  const shape = state.layer === END ? "" : ` (${layer.from.join(" × ")}) → (${layer.shape.join(" × ")})`;
+  $("detail").replaceChildren(make("h2", {}, title, make("span", { class: "soft" }, shape)), ...view(layer, state.layer, p, set));
+  for (const button of $("strip").children) button.setAttribute("aria-current", String(+button.dataset.layer === state.layer));
+  if (focus) document.getElementById(focus)?.focus();
+}
+function whole(layer) {
+  const array = state.back ? layer.dy : layer.y;
+  return [text("This layer's numbers; the page has no closer view of its kind."), box(array.shape.length === 3 ? channels("channel", array, 0, () => {}) : bars(Array.from(array.subarray(0, 40), (value, i) => ({ name: String(i), value }))))];
+}
+function turn(back) {
+  state.back = back;
+  $("forward").setAttribute("aria-checked", String(!back)); $("backward").setAttribute("aria-checked", String(back));
+  strip(); show();
+}
+function strip() {
+  const cards = layers.map((layer, i) => {
+    const array = state.back ? layer.dy : layer.y, thumbs = make("div", { class: "thumbs" });
+    if (array.shape.length === 3) for (let c = 0; c < Math.min(2, array.shape[0]); c++) { const canvas = make("canvas"); paint(canvas, array.shape[1], array.shape[2], (k) => plane(array, c)[k], largest(array), false); thumbs.append(canvas); }
+    else { const n = Math.min(96, array.length), w = Math.min(24, n), canvas = make("canvas"); paint(canvas, Math.ceil(n / w), w, (k) => array[k] ?? 0, largest(array), false); thumbs.append(canvas); }
+    return card(i, layer.kind, layer.shape.join(" × "), thumbs);
+  });
+  const canvas = make("canvas"), values = state.back ? layers[END - 1].dy : data.probabilities;
+  paint(canvas, 1, values.length, (k) => values[k], largest(values), false); canvas.style.cssText = "width: 78px; height: 14px";
+  $("strip").replaceChildren(...cards, card(END, "Softmax, loss", `${data.names.length} classes`, make("div", { class: "thumbs" }, canvas)));
+}
+function card(i, title, shape, thumbs) {
+  return make("button", { "data-layer": i, "aria-current": String(i === state.layer), onclick: () => { state.layer = i; show(); }, onkeydown: (event) => {
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (way) { event.preventDefault(); state.layer = clamp(i + way, END + 1); show(); $("strip").children[state.layer].focus(); }
+  } }, make("b", {}, title), make("span", {}, shape), thumbs);
+}
+function start() {
+  const best = data.probabilities.indexOf(data.probabilities.reduce((a, b) => Math.max(a, b)));
+  const grey = map("the image", data.input.shape[1], data.input.shape[2], plane(data.input, 0), { grey: true, size: 112, scale: Math.max(1, largest(data.input)) });
+  grey.firstChild.remove(); $("picture").append(grey);
+  const right = data.given ? (best === data.label ? ", and that is right" : `; it should say ${data.names[data.label]}`) : "";
+  $("verdict").append(make("h1", {}, `This network says ${data.names[best]}${right}`),
+    make("p", {}, `with a probability of ${(100 * data.probabilities[best]).toFixed(1)} %. It has ${layers.length} layers and ${data.parameters.toLocaleString("en")} learned numbers. Choose a layer below to see what it does; every number on this page is one that the library computed. Hover a number to see all its digits.`));
+  $("legend").append("negative", make("i"), "positive");
+  $("legend").children[0].style.background = `linear-gradient(90deg, ${Array.from({ length: 21 }, (_, i) => `rgb(${colour(i - 10, 10)})`).join(",")})`;
+  $("forward").onclick = () => turn(false); $("backward").onclick = () => turn(true);
+  document.addEventListener("keydown", (event) => { if (event.key === "f" || event.key === "F") turn(false); if (event.key === "b" || event.key === "B") turn(true); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+  strip(); show();
+  document.body.dataset.ready = "true";
+}
+start();
