@@ -384,14 +384,14 @@ def _divergence(plan, results):
                 continue
             same = [sweep["runs"][place] for sweep in found]
             rows.append((scale, f"{run['learning_rate']:g}", *_inside(same)))
-            outcomes[run["learning_rate"]] = [one["outcome"] for one in same]
+            outcomes[run["learning_rate"]] = [divergence.outcome(one) for one in same]
         learn = [rate for rate, words in outcomes.items() if set(words) == {"learns"}]
         die = [rate for rate, words in outcomes.items() if set(words) <= {"dead", "not finite"}]
         sentences.append(
             f"Pixels {scale}: learning rates at which every seed learns: {_listed(learn)}; at which every seed ends "
             f"dead or not finite: {_listed(die)}."
         )
-    dead = [run for sweep in found for run in sweep["runs"] if run["outcome"] == "dead"]
+    dead = [run for sweep in found for run in sweep["runs"] if divergence.outcome(run) == "dead"]
     unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
     total = sum(len(sweep["runs"]) for sweep in found)
     if dead:
@@ -400,8 +400,8 @@ def _divergence(plan, results):
             f"What failing looks like: of {total} runs {len(dead)} ended dead and {unreal} with numbers that are not "
             f"finite. The dead have {spread([run['dead'] for run in dead])} of their ReLUs at zero for every image "
             f"and an accuracy of {spread([run['accuracy'] for run in dead])}. {same} of the "
-            f"{len(dead)} say one and the same letter for every image, and one image in ten shows it: that is the "
-            f"lab's 10 %."
+            f"{len(dead)} say one and the same letter for every image, of which one in ten shows it. The lab's network "
+            f"had 10 %."
         )
     raw, scaled = (
         [divergence.run_of(sweep, scale, divergence.LAB_RATE) for sweep in found] for scale in ("0 to 255", "0 to 1")
@@ -442,7 +442,7 @@ def _divergence(plan, results):
 
 def _inside(runs):
     """A row's cells of the same run over the seeds."""
-    words = [run["outcome"] for run in runs]
+    words = [divergence.outcome(run) for run in runs]
     outcome = ", ".join(f"{words.count(word)} {word}" if len(set(words)) > 1 else word for word in dict.fromkeys(words))
     return (
         f"{_mean(np.mean(run['losses'][-10:]) for run in runs):,.3g}",
