@@ -419,6 +419,17 @@ def _divergence(plan, results):
     for place, mend in enumerate(found[0]["mends"]):
         same = [sweep["mends"][place] for sweep in found]
         rows.append((f"mend: {mend['mend']}", "", *_inside(same)))
+    for scale, runs in (("0 to 255", raw), ("0 to 1", scaled)):
+        steps = [
+            f"step {moment['step'] + 1}: loss {moment['loss']:,.3g}, {percent(moment['dead'], 0)} dead, "
+            f"{moment['gradients']['dense_1.weight']:,.3g} and {moment['gradients']['dense_2.weight']:,.3g}"
+            for moment in runs[0]["snapshots"]
+            if moment["step"] in (0, 1, 2, 5, 10) or moment is runs[0]["snapshots"][-1]
+        ]
+        sentences.append(
+            f"Step by step with pixels {scale} and SGD {divergence.LAB_RATE:g}, seed 0, with the lengths of the first "
+            f"and of the second layer's gradient: {'; '.join(steps)}."
+        )
     ends = []
     for place, mend in enumerate(found[0]["mends"]):
         accuracies = [sweep["mends"][place]["accuracy"] for sweep in found]
@@ -432,8 +443,9 @@ def _divergence(plan, results):
     return Section(
         'The dense network that "diverged to 10 %"',
         f"The dense network makes {plan.divergence_steps} steps of SGD for every learning rate and three ways to feed "
-        f"it the same pixels. A ReLU is dead if it gives zero for every one of 500 validation images (or all, if "
-        f"there are fewer); the outcome is that of each seed.",
+        "it the same pixels. A ReLU is dead if it gives zero for every one of 500 validation images (or all, if there "
+        "are fewer). A run is called dead if nine of ten ReLUs are; otherwise it learns if its accuracy is at least "
+        "twice that of chance.",
         ("pixels", "learning rate", "last loss", "largest loss", "dead ReLUs", "accuracy", "outcome"),
         rows,
         sentences,
