@@ -104,6 +104,9 @@ def _report(plan, source, settings, results, out, docs, command):
         names[picture] = f"{name}-{picture}.png"
         _write(folder / names[picture], path.read_bytes())
     about = page.about(plan, source, settings)
+    for other in sorted(folder.glob("comparison-*.md")):
+        if other.stem != name:
+            about.append(f"On other images: [{other.stem}]({other.name}).")
     _write(folder / f"{name}.md", page.as_markdown(plan, results, source.what, about, command, names))
     print(f"page in {folder / name}.md")
 

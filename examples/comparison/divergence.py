@@ -68,7 +68,7 @@ def trace(sets, optimizer, seed, steps, batch_size):
     Returns:
         a dict: losses (before each step, up to the first that is not finite), not_finite (its step, or None),
         accuracy on the validation images, answers (how many different letters are said of them), dead (share of
-        ReLUs), snapshots (step, loss, dead, gradients by parameter), outcome.
+        ReLUs), snapshots (step, loss, dead, gradients by parameter).
     """
     model = mc.networks.dense(seed=seed)
     loss_function = mc.SoftmaxCrossEntropy()
@@ -101,20 +101,19 @@ def trace(sets, optimizer, seed, steps, batch_size):
         "answers": len(np.unique(answers)),
         "not_finite": not_finite,
         "snapshots": snapshots,
-        "outcome": outcome(accuracy, dead, not_finite),
     }
 
 
-def outcome(accuracy, dead, not_finite):
-    """One of four words for a run: "not finite", "dead", "learns", or "hardly moves".
+def outcome(run):
+    """One of four words for a run of `trace`: "not finite", "dead", "learns", or "at chance".
 
-    It learns if it is right at least twice as often as chance; otherwise it is dead if half of its ReLUs are.
+    It is dead if nine of ten ReLUs are; otherwise it learns if it is right at least twice as often as chance.
     """
-    if not_finite is not None:
+    if run["not_finite"] is not None:
         return "not finite"
-    if accuracy >= 2 * CHANCE:
-        return "learns"
-    return "dead" if dead >= 0.5 else "hardly moves"
+    if run["dead"] >= 0.9:
+        return "dead"
+    return "learns" if run["accuracy"] >= 2 * CHANCE else "at chance"
 
 
 def dead_share(model, x):

@@ -384,14 +384,14 @@ def _divergence(plan, results):
                 continue
             same = [sweep["runs"][place] for sweep in found]
             rows.append((scale, f"{run['learning_rate']:g}", *_inside(same)))
-            outcomes[run["learning_rate"]] = [one["outcome"] for one in same]
+            outcomes[run["learning_rate"]] = [divergence.outcome(one) for one in same]
         learn = [rate for rate, words in outcomes.items() if set(words) == {"learns"}]
         die = [rate for rate, words in outcomes.items() if set(words) <= {"dead", "not finite"}]
         sentences.append(
             f"Pixels {scale}: learning rates at which every seed learns: {_listed(learn)}; at which every seed ends "
             f"dead or not finite: {_listed(die)}."
         )
-    dead = [run for sweep in found for run in sweep["runs"] if run["outcome"] == "dead"]
+    dead = [run for sweep in found for run in sweep["runs"] if divergence.outcome(run) == "dead"]
     unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
     total = sum(len(sweep["runs"]) for sweep in found)
     if dead:
@@ -400,8 +400,8 @@ def _divergence(plan, results):
             f"What failing looks like: of {total} runs {len(dead)} ended dead and {unreal} with numbers that are not "
             f"finite. The dead have {spread([run['dead'] for run in dead])} of their ReLUs at zero for every image "
             f"and an accuracy of {spread([run['accuracy'] for run in dead])}. {same} of the "
-            f"{len(dead)} say one and the same letter for every image, and one image in ten shows it: that is the "
-            f"lab's 10 %."
+            f"{len(dead)} say one and the same letter for every image, of which one in ten shows it. The lab's network "
+            f"had 10 %."
         )
     raw, scaled = (
         [divergence.run_of(sweep, scale, divergence.LAB_RATE) for sweep in found] for scale in ("0 to 255", "0 to 1")
@@ -419,6 +419,17 @@ def _divergence(plan, results):
     for place, mend in enumerate(found[0]["mends"]):
         same = [sweep["mends"][place] for sweep in found]
         rows.append((f"mend: {mend['mend']}", "", *_inside(same)))
+    for scale, runs in (("0 to 255", raw), ("0 to 1", scaled)):
+        steps = [
+            f"step {moment['step'] + 1}: loss {moment['loss']:,.3g}, {percent(moment['dead'], 0)} dead, "
+            f"{moment['gradients']['dense_1.weight']:,.3g} and {moment['gradients']['dense_2.weight']:,.3g}"
+            for moment in runs[0]["snapshots"]
+            if moment["step"] in (0, 1, 2, 5, 10) or moment is runs[0]["snapshots"][-1]
+        ]
+        sentences.append(
+            f"Step by step with pixels {scale} and SGD {divergence.LAB_RATE:g}, seed 0, with the lengths of the first "
+            f"and of the second layer's gradient: {'; '.join(steps)}."
+        )
     ends = []
     for place, mend in enumerate(found[0]["mends"]):
         accuracies = [sweep["mends"][place]["accuracy"] for sweep in found]
@@ -432,8 +443,9 @@ def _divergence(plan, results):
     return Section(
         'The dense network that "diverged to 10 %"',
         f"The dense network makes {plan.divergence_steps} steps of SGD for every learning rate and three ways to feed "
-        f"it the same pixels. A ReLU is dead if it gives zero for every one of 500 validation images (or all, if "
-        f"there are fewer); the outcome is that of each seed.",
+        "it the same pixels. A ReLU is dead if it gives zero for every one of 500 validation images (or all, if there "
+        "are fewer). A run is called dead if nine of ten ReLUs are; otherwise it learns if its accuracy is at least "
+        "twice that of chance.",
         ("pixels", "learning rate", "last loss", "largest loss", "dead ReLUs", "accuracy", "outcome"),
         rows,
         sentences,
@@ -442,7 +454,7 @@ def _divergence(plan, results):
 
 def _inside(runs):
     """A row's cells of the same run over the seeds."""
-    words = [run["outcome"] for run in runs]
+    words = [divergence.outcome(run) for run in runs]
     outcome = ", ".join(f"{words.count(word)} {word}" if len(set(words)) > 1 else word for word in dict.fromkeys(words))
     return (
         f"{_mean(np.mean(run['losses'][-10:]) for run in runs):,.3g}",

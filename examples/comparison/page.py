@@ -63,9 +63,10 @@ def about(plan, source, settings):
     """Sentences on the conditions of a run."""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else _count(plan.epochs, "epoch")
     split = "the lab's: ordered by class, the last tenth" if plan.ordered else "a tenth of every letter"
+    part = "" if source.kind == "letters" else " Another part of notMNIST at PATH gives other figures of the same kind."
     return [
         f"Images: {len(source.y):,} to train and validate on, {len(source.y_test):,} to test on; fingerprint "
-        f"{settings['images']}. Validation: {split}.",
+        f"{settings['images']}. Validation: {split}.{part}",
         f"Budget: {budget} for each model of the table, {_count(plan.experiment_epochs, 'epoch')} in the experiments, "
         f"batches of {plan.batch_size}; {_count(plan.seeds, 'seed')} an experiment. Ranges in brackets are the "
         "smallest and the largest of the seeds; ± is the 95 % interval of the mean difference over them (Student's t).",
