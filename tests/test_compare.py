@@ -61,6 +61,7 @@ def results_of(folder):
 
 
 def test_everything_once(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
     assert compare.main([*TINY, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
     printed = capsys.readouterr().out
     titles = [line for line in printed.splitlines() if line.isupper() or ", on synthetic letters" in line]
