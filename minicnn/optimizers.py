@@ -216,10 +216,10 @@ class Adam(Optimizer):
         gradient *= 1 - self.beta2
         square += gradient
         root = xp.sqrt(square, out=gradient)
-        root *= 1 / math.sqrt(1 - self.beta2**self.steps)
-        root += self.epsilon
+        correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
+        root += self.epsilon * correction
         change = xp.divide(mean, root, out=root)
-        change *= rate / (1 - self.beta1**self.steps)
+        change *= rate * correction / (1 - self.beta1**self.steps)
         value -= change
 
 

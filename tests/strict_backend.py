@@ -157,3 +157,5 @@ def _asarray(values, dtype=None):
 
 
 strict.asarray = _asarray
+_as_strided = _wrapped(np.lib.stride_tricks.as_strided, "as_strided")
+strict.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))

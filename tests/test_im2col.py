@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.im2col import Window, column_tiles, output_size, pad, tiles
+from minicnn.im2col import Window, add_tile_columns, output_size, pad, tile_columns, tiles
 
 
 def places_by_walking(size, kernel, stride, before, after, dilation):
@@ -52,22 +52,46 @@ def test_same_gives_a_place_for_every_stride_and_the_odd_pixel_after():
                     assert after - before in (0, 1)
 
 
+WINDOWS = [Window(3, 1, 1), Window((2, 3), (2, 1)), Window(3, 2, 1), Window((3, 2), 1, (2, 1), (2, 3)), Window(1, 3)]
+
+
 @pytest.mark.parametrize("budget", [2000, 4500, 10_000, 2**20])
-def test_tiles_cover_the_output_once_and_keep_the_budget(budget, rng, monkeypatch):
+@pytest.mark.parametrize("window", WINDOWS)
+def test_tiles_cover_the_output_once_and_keep_the_budget(window, budget, rng, monkeypatch):
     monkeypatch.setattr(mc.im2col, "BUDGET", budget)
     monkeypatch.setenv("MINICNN_THREADS", "2")
     x = rng.normal(size=(2, 3, 7, 9))
-    window = Window(3, 2, 1)
-    whole = mc.im2col.im2col(x[:1], 3, stride=2, padding=1).reshape(27, 4, 5, 1) if budget > 9000 else None
-    seen = np.zeros((4, 5), int)
-    for rows, cols, columns in column_tiles(x, window, tiles(x, window)):
+    image = pad(x, window.pads(7, 9)).transpose(1, 2, 3, 0)[None]
+    seen = np.zeros(window.output_shape(7, 9), int)
+    for rows, cols in tiles(x, window, filters=5):
         seen[rows, cols] += 1
-        assert 4 * columns.nbytes <= budget  # two of them on each of two cores
-        if whole is not None:
-            np.testing.assert_array_equal(
-                columns.reshape(*whole[:, rows, cols].shape[:3], 2)[..., :1], whole[:, rows, cols]
-            )
+        assert 4 * tile_columns(image, window, rows, cols).nbytes <= budget  # two of them on each of two cores
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_columns_of_a_tile_are_those_of_im2col(window, groups, rng):
+    """In the order kh, c, kw, and back by the adjoint."""
+    x = rng.normal(size=(2, 3, 7, 9))
+    (KH, KW), (OH, OW) = window.kernel_size, window.output_shape(7, 9)
+    expected = mc.im2col.im2col(x, KH if KH == KW else (KH, KW), window.stride, window.padding, window.dilation)
+    expected = expected.reshape(groups, 3 // groups, KH, KW, OH, OW, 2)
+    image = pad(x, window.pads(7, 9)).transpose(1, 2, 3, 0)
+    image = image.reshape(groups, -1, *image.shape[1:])
+    for rows, cols in ((slice(0, OH), slice(0, OW)), (slice(OH - 2, OH), slice(1, OW - 1))):
+        columns = tile_columns(image, window, rows, cols)
+        part = expected[..., rows, cols, :].transpose(0, 4, 2, 1, 3, 5, 6)  # (G, rows, KH, C/G, KW, cols, N)
+        np.testing.assert_array_equal(columns, part.reshape(columns.shape))
+        votes, back = rng.normal(size=columns.shape), np.zeros(image.shape)
+        add_tile_columns(votes, back, window, rows, cols)
+        assert np.isclose((columns * votes).sum(), (image * back).sum())
+
+
+def test_neighbouring_rows_share_their_columns_memory(rng):
+    image = rng.normal(size=(1, 3, 7, 9, 2))
+    columns = tile_columns(image, Window(3), slice(0, 5), slice(0, 7))
+    assert np.shares_memory(columns[:, 0], columns[:, 1])
 
 
 def test_pad_puts_the_image_in_its_place(rng):

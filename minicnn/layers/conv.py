@@ -10,7 +10,7 @@ import numpy as np
 from minicnn import initializers
 from minicnn.backend import array_module
 from minicnn.errors import InputError
-from minicnn.im2col import PaddedImage, Window, column_tiles, tiles
+from minicnn.im2col import Window, add_tile_columns, pad, tile_columns, tiles
 from minicnn.layers.base import Layer, check_built, check_image_shape, whole_number
 
 
@@ -156,35 +156,55 @@ class Conv2D(Layer):
         xp = array_module(x)
         N, C, H, W = x.shape
         F, OH, OW = self.output_shape((C, H, W))
-        G = self.groups
-        weight = self.weight.value.reshape(G, F // G, -1)  # (G, F/G, C/G*KH*KW)
-        places = tiles(x, self.window)
-        y = xp.empty((G, F // G, OH, OW, N), dtype=x.dtype)
-        for rows, cols, columns in column_tiles(x, self.window, places):
-            columns = columns.reshape(G, -1, columns.shape[1])  # (G, C/G*KH*KW, rows*cols*N)
-            tile = y[:, :, rows, cols].reshape(G, F // G, -1)  # a view, for a tile is whole rows or within one
-            xp.matmul(weight, columns, out=tile)
+        weight = self._matrices(self.weight.value)  # (G, 1, F/G, KH*C/G*KW)
+        image = self._grouped(pad(x, self.window.pads(H, W)))  # (G, C/G, HP, WP, N)
+        places = tiles(x, self.window, F)
+        y = xp.empty((F, OH, OW, N), dtype=x.dtype).transpose(3, 0, 1, 2)
+        for rows, cols in places:
+            columns = tile_columns(image, self.window, rows, cols)  # (G, rows, KH*C/G*KW, cols*N)
+            xp.matmul(weight, columns, out=self._tile(y, rows, cols))
         if self.bias is not None:
-            y += self.bias.value.reshape(G, F // G, 1, 1, 1)
+            y += self.bias.value[:, None, None]
 
         def backward(dy, input_gradient=True):
-            dy = dy.transpose(1, 2, 3, 0).reshape(G, F // G, OH, OW, N)
             if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=(2, 3, 4)).reshape(F))
+                self.bias.add_gradient(dy.sum(axis=(0, 2, 3)))
             dweight = 0
-            dimage = PaddedImage(xp, x.shape, self.window, x.dtype) if input_gradient else None
-            for rows, cols, columns in column_tiles(x, self.window, places):
-                columns = columns.reshape(G, -1, columns.shape[1])
-                dtile = dy[:, :, rows, cols].reshape(G, F // G, -1)  # (G, F/G, rows*cols*N)
+            dimage = xp.zeros(image.shape, dtype=x.dtype) if input_gradient else None
+            for rows, cols in places:
+                columns = tile_columns(image, self.window, rows, cols)
+                dtile = self._tile(dy, rows, cols)  # (G, rows, F/G, cols*N)
                 # dY @ columns.T, turned over: BLAS needs half the time so
-                dweight = dweight + xp.matmul(columns, dtile.swapaxes(1, 2))
+                dweight = dweight + xp.matmul(columns, dtile.swapaxes(2, 3)).sum(axis=1)
                 if input_gradient:
-                    dcolumns = xp.matmul(weight.swapaxes(1, 2), dtile)
-                    dimage.add(dcolumns.reshape(-1, dcolumns.shape[2]), rows, cols)
-            self.weight.add_gradient(dweight.swapaxes(1, 2).reshape(self.weight.value.shape))
-            return dimage.cropped() if input_gradient else None
+                    dcolumns = xp.matmul(weight.swapaxes(2, 3), dtile)
+                    add_tile_columns(dcolumns, dimage, self.window, rows, cols)
+            self.weight.add_gradient(self._kernels(dweight.swapaxes(1, 2)))
+            if input_gradient:
+                (top, _), (left, _) = self.window.pads(H, W)
+                padded = dimage.reshape(C, *image.shape[2:])
+                return padded[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
 
-        return y.reshape(F, OH, OW, N).transpose(3, 0, 1, 2), backward
+        return y, backward
+
+    def _grouped(self, x):
+        """Images (N, C, H, W) as (G, C/G, H, W, N)."""
+        return x.transpose(1, 2, 3, 0).reshape(self.groups, -1, *x.shape[2:], len(x))
+
+    def _tile(self, y, rows, cols):
+        """A tile of the output as matrices, one for each row: (G, rows, F/G, cols*N); a view."""
+        tile = self._grouped(y)[:, :, rows, cols]
+        return tile.reshape(*tile.shape[:3], -1).swapaxes(1, 2)
+
+    def _matrices(self, weight):
+        """The kernels (F, C/G, KH, KW) as matrices, a kernel in each row: (G, 1, F/G, KH*C/G*KW)."""
+        F, C, KH, KW = weight.shape
+        return weight.transpose(0, 2, 1, 3).reshape(self.groups, 1, F // self.groups, KH * C * KW)
+
+    def _kernels(self, matrices):
+        """Matrices (G, F/G, KH*C/G*KW) as kernels (F, C/G, KH, KW)."""
+        F, C, KH, KW = self.weight.value.shape
+        return matrices.reshape(F, KH, C, KW).transpose(0, 2, 1, 3)
 
     def multiply_adds(self, input_shape):
         F, OH, OW = self.output_shape(input_shape)
