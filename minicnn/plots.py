@@ -6,7 +6,6 @@ on the page of `explain`: a pair that colour-blind people tell apart.
 """
 
 import io
-import math
 
 import numpy as np
 
@@ -141,7 +140,7 @@ def kernels(model_or_layer, name=None, limit=32):
         tiles, columns = weight[:limit, :limit].swapaxes(0, 1).reshape(-1, KH, KW), min(F, limit)
     rows = -(-len(tiles) // columns)
     size = max(0.42, min(1.1, 9 / columns))
-    figure = empty_figure(max(4.8, size * columns + 1.6), max(1.6, size * rows + 0.9), title)
+    figure = empty_figure(max(4.8, size * columns + 1.6), max(1.6, size * rows + 0.8), title)
     axes = figure.subplots()
     _maps(figure, axes, tiles, columns, "weight")
     if C > 1:
@@ -181,13 +180,15 @@ def feature_maps(model, image, limit=16):
         outputs[name] = to_numpy(y)[0]
     if not outputs:
         raise InputError("this network has no feature maps: its first layer's output is no longer an image (C, H, W)")
-    rows = [1, *(-(-min(len(maps), limit) // 8) for maps in outputs.values())]
-    figure = empty_figure(8.6, 0.86 * sum(rows) + 0.32 * len(rows) + 0.4, "Feature maps")
-    top, *grid = figure.subplots(len(rows), 1, height_ratios=[row + 0.1 for row in rows])
+    columns = min(8, limit, max(map(len, outputs.values())))
+    rows = [1, *(-(-min(len(maps), limit) // columns) for maps in outputs.values())]
+    width = 0.95 * columns
+    figure = empty_figure(width + 0.8, sum(rows) + 0.3 * len(rows) + 0.3, "Feature maps")
+    top, *grid = figure.subplots(len(rows), 1, height_ratios=rows)
     _image(top, to_numpy(x)[0])
     top.set_title("the image", loc="left", fontsize=9, color=INK)
     for axes, (name, maps) in zip(grid, outputs.items(), strict=True):
-        _maps(figure, axes, maps[:limit], 8)
+        _maps(figure, axes, maps[:limit], columns)
         C, H, W = maps.shape
         axes.set_title(f"{name}: {_some(C, limit)} channels of {H} x {W}", loc="left", fontsize=9, color=INK)
     for axes in (top, *grid):
@@ -222,13 +223,14 @@ def confusion_matrix(labels, predictions, names=None):
     names = class_names(K, names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     title = f"Confusion matrix: {right:,} of {total:,} right ({100 * right / total:.1f} %)"
-    figure = empty_figure(*(2 * [min(12, max(4.6, 1.9 + 0.44 * K))]), title)
+    side = min(10, max(3, 0.44 * K))  # inches
+    figure = empty_figure(side + 1.9, side + 1, title)
     from matplotlib.colors import ListedColormap, PowerNorm
 
     axes = figure.subplots()
     colours = ListedColormap(_blend(np.linspace(0, 1, 256), PURPLE))
     drawn = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, 0, 1))
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=30, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.ax.set_yticklabels(["0", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=SOFT)
     bar.set_label("share of the class's images", fontsize=9, color=SOFT)
     if K <= 26:  # else the numbers would lie on top of each other
@@ -279,7 +281,7 @@ def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
     shown = wrong[:count]
     if not len(shown):
         return empty_figure(4.8, 1, f"No mistakes: all {len(labels):,} images are right")
-    columns = min(len(shown), 6)
+    columns = min(len(shown), 4)
     rows = -(-len(shown) // columns)
     title = f"The most confident mistakes: {len(shown)} of {len(wrong):,}, among {len(labels):,} images"
     figure = empty_figure(max(5, 1.45 * columns), 1.75 * rows + 0.4, title)
@@ -357,7 +359,7 @@ def _beside(model, image, label, names, numbers, title, meaning, stride=1):
     left.set_title(f"the image; the network says {names[said]}", fontsize=9, color=INK)
     height, width = numbers.shape
     extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
-    _signed(figure, right, numbers, extent=extent)
+    _legend(figure, right, _signed(right, numbers, np.abs(numbers).max(), extent))
     right.set(xlim=(-0.5, W - 0.5), ylim=(H - 0.5, -0.5), xticks=[], yticks=[])
     right.set_title(meaning.format(about), fontsize=9, color=INK)
     return figure
@@ -380,39 +382,43 @@ def _image(axes, pixels):
 
 
 def _maps(figure, axes, tiles, columns, label=""):
-    """Signed maps (n, h, w) as one image of rows of `columns`, a frame around each, in one scale."""
-    from matplotlib.collections import LineCollection
-
+    """Signed maps (n, h, w) in rows of `columns`, one tile wide each, in one scale."""
     n, h, w = tiles.shape
-    columns = min(columns, n)
-    gap = math.ceil(w / 10)
-    sheet = np.full((-(-n // columns) * (h + gap) - gap, columns * (w + gap) - gap), np.nan, tiles.dtype)
-    frames = []
+    tall, gap = h / w, 0.12
     for place, tile in enumerate(tiles):
-        top, left = place // columns * (h + gap), place % columns * (w + gap)
-        sheet[top : top + h, left : left + w] = tile
-        up, down, west, east = top - 0.5, top + h - 0.5, left - 0.5, left + w - 0.5
-        frames.append([(west, up), (east, up), (east, down), (west, down), (west, up)])
-    _signed(figure, axes, sheet, label)
-    axes.add_collection(LineCollection(frames, colors=LINE, linewidths=0.7, clip_on=False), autolim=False)
+        top, left = place // columns * (tall + gap), place % columns * (1 + gap)
+        drawn = _signed(axes, tile, np.abs(tiles).max(), (left, left + 1, top + tall, top))
+        drawn.set_clip_on(False)
+        axes.add_patch(_frame(left, top, tall))
+    axes.set(xlim=(0, columns * (1 + gap) - gap), ylim=(-(-n // columns) * (tall + gap) - gap, 0), aspect="equal")
     axes.spines[:].set_visible(False)
+    _legend(figure, axes, drawn, label)
 
 
-def _signed(figure, axes, numbers, label="", extent=None):
-    """An image of signed numbers: blue below zero, orange above, with its legend; NaN is left blank."""
+def _frame(left, top, tall):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((left, top), 1, tall, fill=False, edgecolor=LINE, linewidth=0.8, clip_on=False)
+
+
+def _signed(axes, numbers, end, extent):
+    """An image of signed numbers: blue below zero, orange above, in full at `end`."""
     from matplotlib.colors import ListedColormap
 
     share = np.linspace(-1, 1, 511)  # zero is in the middle; the root lets small numbers be seen, as in explain's page
     strength = np.sqrt(np.abs(share))
     colours = np.where(share[:, None] < 0, _blend(strength, BLUE), _blend(strength, ORANGE))
-    end = float(np.nanmax(np.abs(numbers))) or 1.0
-    drawn = axes.imshow(
-        np.ma.masked_invalid(numbers), ListedColormap(colours), vmin=-end, vmax=end, interpolation="nearest",
-        extent=extent,
-    )  # fmt: skip
+    end = float(end) or 1.0  # where all is zero
     axes.set(xticks=[], yticks=[])
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02, ticks=[-end, 0, end])
-    bar.ax.set_yticklabels([f"{-end:.2g}", "0", f"{end:.2g}"], fontsize=8, color=SOFT)
+    return axes.imshow(numbers, ListedColormap(colours), vmin=-end, vmax=end, extent=extent, interpolation="nearest")
+
+
+def _legend(figure, axes, drawn, label=""):
+    """The scale of signed numbers beside them."""
+    end = drawn.get_clim()[1]
+    ticks = [-end, -end / 4, 0, end / 4, end]
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02, ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks], fontsize=7, color=SOFT)
     bar.outline.set_visible(False)
     bar.set_label(label, fontsize=9, color=SOFT)
 
