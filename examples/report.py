@@ -14,59 +14,19 @@ from minicnn.datasets import LETTERS
 from minicnn.files import write_whole
 from minicnn.progress import html_table
 
-STYLE = """
-:root { color-scheme: light dark; --ground: #fbfbf9; --panel: #fff; --ink: #1c1d20; --line: #d9dade; --link: #6a3fb5; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #16171a; --panel: #1f2125; --ink: #ececee; --line: #383b41; --link: #b79bf0; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1220px; padding: 20px 24px 48px; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 23px; margin: 0; } h2 { font-size: 18px; margin: 30px 0 6px; }
-h3 { font-size: 15px; margin: 14px 0 6px; }
-p { margin: 0 0 10px; max-width: 90ch; } a { color: var(--link); }
-.row { display: flex; flex-wrap: wrap; gap: 14px; align-items: flex-start; }
-.panel, figure { border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; margin: 0 0 14px; }
-.panel { background: var(--panel); overflow-x: auto; font-size: 13px; } figure { background: #fff; width: fit-content; }
-figure img { display: block; max-width: 100%; height: auto; }
-.settings { flex: 1 1 320px; } .settings tr > * { text-align: left !important; overflow-wrap: anywhere; }
-.settings td:first-child { white-space: nowrap; }
-table { border-collapse: collapse; margin-bottom: 8px; font-variant-numeric: tabular-nums; }
-th, td { padding: 2px 8px; border-bottom: 1px solid var(--line); vertical-align: top; }
-@media (min-width: 900px) { .fit { flex-wrap: nowrap; } .fit figure { flex: 0 1 auto; min-width: 0; } }
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>{style}</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
+PAGE = pathlib.Path(__file__).with_suffix(".html")
 
 
 def prepare(folder):
-    """Find out before any work whether a report can be made: matplotlib is there, the folder can be written.
+    """Find out before any work whether a report can be made; nothing is left behind.
 
     Raises:
-        MissingPackageError, FileError: it cannot; nothing is left behind.
+        MissingPackageError: there is no matplotlib.
+        FileError: the folder cannot be made or written.
     """
     mc.plots.empty_figure(1, 1)
-    folder = pathlib.Path(folder)
-    made = not folder.exists()
-    try:
-        folder.mkdir(exist_ok=True)
-        trial = folder / f".{secrets.token_hex(8)}"
-        with write_whole(trial):
-            pass
-        trial.unlink()
-        if made:
-            folder.rmdir()  # an interrupted run leaves no empty folder
-    except OSError as error:
-        raise mc.FileError(f"the report's folder {folder} cannot be written: {error}") from error
+    if _make(folder):
+        pathlib.Path(folder).rmdir()  # a run that is cut leaves no empty folder
 
 
 def write(folder, model, test, history, settings, title):
@@ -88,48 +48,53 @@ def write(folder, model, test, history, settings, title):
     shown = _three(probabilities, y)
     named = zip(model.names, model.layers, strict=True)
     convolutions = [name for name, layer in named if isinstance(layer, mc.Conv2D)]
-    _empty(folder)
+    _make(folder)
+    (folder / "index.html").unlink(missing_ok=True)  # an older page does not belong to the pictures to come
 
-    def picture(name, about, figure):
+    def picture(name, figure):
         _write(folder / f"{name}.png", plots.png(figure, dpi=160))
+        about = html.escape(figure.get_suptitle())
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
-        return f'<figure><img src="{name}.png" alt="{html.escape(about)}" width="{width}" height="{height}"></figure>'
+        return f'<figure><img src="{name}.png" alt="{about}" width="{width}" height="{height}"></figure>'
 
-    page = [
-        _section("The run"),
+    settings = settings | {
+        "versions": f"minicnn {mc.__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"matplotlib {version('matplotlib')}",
+        "machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
+    }
+    body = [
+        "<h2>The run</h2>",
         '<div class="row"><div class="panel settings">',
-        html_table(["setting", "value"], [[name, str(value)] for name, value in (settings | _versions()).items()]),
+        html_table(["setting", "value"], [[name, str(value)] for name, value in settings.items()]),
         f'</div><div class="panel summary">{model._repr_html_()}</div></div>',
-        _section("Training curves"),
+        "<h2>Training curves</h2>",
     ]
     if any(history.values()):
-        page.append(picture("training-curves", "loss and accuracy after each epoch", plots.training_curves(history)))
+        body.append(picture("training-curves", plots.training_curves(history)))
     else:
-        page.append("<p>The training ended before its first epoch was done.</p>")
-    page += [
-        _section("Right and wrong"),
+        body.append("<p>The training ended before its first epoch was done.</p>")
+    body += [
+        "<h2>Right and wrong</h2>",
         "<p>Each row of the confusion matrix is a letter, each column what the network takes it for: what stands off "
         "the diagonal is wrong. Beside it are the test images that the network is surest of and wrong.</p>",
         '<div class="row fit">',
-        picture(
-            "confusion-matrix", "which letter is taken for which", plots.confusion_matrix(y, probabilities, LETTERS)
-        ),
-        picture("confident-mistakes", "the surest mistakes", plots.confident_mistakes(probabilities, x, y, LETTERS)),
+        picture("confusion-matrix", plots.confusion_matrix(y, probabilities, LETTERS)),
+        picture("confident-mistakes", plots.confident_mistakes(probabilities, x, y, LETTERS)),
         "</div>",
-        _section("Kernels and feature maps"),
+        "<h2>Kernels and feature maps</h2>",
     ]
     if convolutions:
-        page.append(
+        body.append(
             "<p>A kernel's picture is what it looks for: it adds up the pixels under orange weights and takes away "
             "those under blue ones. A feature map shows where it found that; its image is the first of those below.</p>"
         )
-        page += [picture(f"kernels-{name}", f"kernels of {name}", plots.kernels(model, name)) for name in convolutions]
+        body += [picture(f"kernels-{name}", plots.kernels(model, name)) for name in convolutions]
         maps = plots.feature_maps(model, x[next(iter(shown.values()))])
-        page.append(picture("feature-maps", "what each layer makes of the image", maps))
+        body.append(picture("feature-maps", maps))
     else:
-        page.append("<p>This network has no convolutions, and so neither kernels nor feature maps to show.</p>")
-    page += [
-        _section("Three images"),
+        body.append("<p>This network has no convolutions, and so neither kernels nor feature maps to show.</p>")
+    body += [
+        "<h2>Three images</h2>",
         "<p>Saliency is the gradient of the letter's score with respect to each pixel. Occlusion is how much of the "
         "letter's probability is lost when a grey patch lies there. Both are of the letter that the network says. The "
         "link leads to a page on which every number of the image's way through the network and back can be traced.</p>",
@@ -137,17 +102,18 @@ def write(folder, model, test, history, settings, title):
     for case, index in shown.items():
         said, name = int(probabilities[index].argmax()), case.split()[0].rstrip(",")
         mc.explain(model, x[index], int(y[index]), LETTERS).save(folder / f"explain-{name}.html")
-        page += [
+        body += [
             f"<h3>{case.capitalize()}: test image {index}, labelled {LETTERS[y[index]]}, taken for {LETTERS[said]} "
             f'with {100 * probabilities[index, said]:.1f} %. <a href="explain-{name}.html">See every number</a></h3>',
             '<div class="row fit">',
-            picture(f"saliency-{name}", f"saliency, {case}", plots.saliency(model, x[index], said, LETTERS)),
-            picture(f"occlusion-{name}", f"occlusion, {case}", plots.occlusion(model, x[index], said, names=LETTERS)),
+            picture(f"saliency-{name}", plots.saliency(model, x[index], said, LETTERS)),
+            picture(f"occlusion-{name}", plots.occlusion(model, x[index], said, names=LETTERS)),
             "</div>",
         ]
     accuracy = 100 * (probabilities.argmax(axis=1) == y).mean()
     head = f"{html.escape(title)}: {accuracy:.2f} % of {len(y):,} test images right"
-    _write(folder / "index.html", PAGE.format(title=head, style=STYLE, body="\n".join(page)).encode())
+    page = PAGE.read_text(encoding="utf-8").replace("TITLE", head).replace("BODY", "\n".join(body))
+    _write(folder / "index.html", page.encode())
 
 
 def _three(probabilities, y):
@@ -164,25 +130,18 @@ def _three(probabilities, y):
     return found
 
 
-def _versions():
-    names = {"Python": platform.python_version(), "NumPy": np.__version__, "matplotlib": version("matplotlib")}
-    return {
-        "versions": ", ".join(f"{name} {text}" for name, text in {"minicnn": mc.__version__, **names}.items()),
-        "machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def _section(title):
-    return f"<h2>{title}</h2>"
-
-
-def _empty(folder):
-    """Make the folder; an older page in it does not belong to the pictures to come."""
+def _make(folder):
+    """Make the folder where it is not there, and try to write in it; returns whether it was made."""
+    folder = pathlib.Path(folder)
+    made = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
-        (folder / "index.html").unlink(missing_ok=True)
+        trial = folder / f".{secrets.token_hex(8)}"
+        trial.touch(exist_ok=False)
+        trial.unlink()
     except OSError as error:
-        raise mc.FileError(f"the report's folder {folder} cannot be written: {error}") from error
+        raise mc.FileError(f"no report can be written in {folder}: {error.strerror or error}") from error
+    return made
 
 
 def _write(path, content):

@@ -222,7 +222,7 @@ def confusion_matrix(labels, predictions, names=None):
     K = len(counts)
     names = class_names(K, names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    title = f"Confusion matrix: {right:,} of {total:,} right ({100 * right / total:.1f} %)"
+    title = f"Confusion matrix: {right:,} of {total:,} right ({100 * right / total:.2f} %)"
     side = min(10, max(3, 0.44 * K))  # inches
     figure = empty_figure(side + 1.9, side + 1, title)
     from matplotlib.colors import ListedColormap, PowerNorm
@@ -383,22 +383,18 @@ def _image(axes, pixels):
 
 def _maps(figure, axes, tiles, columns, label=""):
     """Signed maps (n, h, w) in rows of `columns`, one tile wide each, in one scale."""
+    from matplotlib.patches import Rectangle
+
     n, h, w = tiles.shape
     tall, gap = h / w, 0.12
     for place, tile in enumerate(tiles):
         top, left = place // columns * (tall + gap), place % columns * (1 + gap)
         drawn = _signed(axes, tile, np.abs(tiles).max(), (left, left + 1, top + tall, top))
         drawn.set_clip_on(False)
-        axes.add_patch(_frame(left, top, tall))
+        axes.add_patch(Rectangle((left, top), 1, tall, fill=False, edgecolor=LINE, linewidth=0.8, clip_on=False))
     axes.set(xlim=(0, columns * (1 + gap) - gap), ylim=(-(-n // columns) * (tall + gap) - gap, 0), aspect="equal")
     axes.spines[:].set_visible(False)
     _legend(figure, axes, drawn, label)
-
-
-def _frame(left, top, tall):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((left, top), 1, tall, fill=False, edgecolor=LINE, linewidth=0.8, clip_on=False)
 
 
 def _signed(axes, numbers, end, extent):
