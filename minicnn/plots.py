@@ -91,6 +91,7 @@ def training_curves(history):
         if f"val_{name}" in history:
             axes.plot(epochs, history[f"val_{name}"], marker="o", markersize=4, color=ORANGE, label="validation")
             axes.legend(frameon=False, fontsize=9)
+        axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.set_xlabel("epoch", color=SOFT)
         axes.set_title(name.replace("_", " "), fontsize=10, color=INK)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -280,7 +281,7 @@ def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
     names = class_names(probabilities.shape[1], names)
     shown = wrong[:count]
     if not len(shown):
-        return empty_figure(4.8, 1, f"No mistakes: all {len(labels):,} images are right")
+        return empty_figure(4.8, 0.5, f"No mistakes among {len(labels):,} images")
     columns = min(len(shown), 4)
     rows = -(-len(shown) // columns)
     title = f"The most confident mistakes: {len(shown)} of {len(wrong):,}, among {len(labels):,} images"
@@ -413,7 +414,8 @@ def _legend(figure, axes, drawn, label=""):
     """The scale of signed numbers beside them."""
     end = drawn.get_clim()[1]
     ticks = [-end, -end / 4, 0, end / 4, end]
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02, ticks=ticks)
+    slim = 20 if figure.get_size_inches()[1] < 5 else 40
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02, aspect=slim, ticks=ticks)
     bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks], fontsize=7, color=SOFT)
     bar.outline.set_visible(False)
     bar.set_label(label, fontsize=9, color=SOFT)

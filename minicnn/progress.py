@@ -112,7 +112,7 @@ class Progress:
 def html_table(header, rows):
     """A table of texts in HTML; the first column is read from the left, the others are numbers.
 
-    >>> html_table(["layer", "parameters"], [["a < b", "3"]])[-91:]
+    >>> html_table(["layer", "parameters"], [["a < b", "3"]])[-89:]
     '<td style="text-align:left">a &lt; b</td><td style="text-align:right">3</td></tr></table>'
     """
 

@@ -150,6 +150,8 @@ def test_the_kernels_are_the_weights():
         tiles = shown(plots.kernels(model, name).axes[0])
         order = weight.swapaxes(0, 1) if turned else weight
         np.testing.assert_array_equal(tiles, order.reshape(-1, *weight.shape[2:]))
+        end = np.abs(weight).max()
+        assert all(image.get_clim() == (-end, end) for image in plots.kernels(model, name).axes[0].images)
     few = plots.kernels(model.layers[3], limit=2)
     np.testing.assert_array_equal(shown(few.axes[0]), weight[:2, :2].reshape(-1, 2, 2))
     assert "the first 2 of 4" in few.get_suptitle()
@@ -222,6 +224,7 @@ def test_saliency_and_occlusion_are_drawn_beside_the_image(rng):
     assert all(drawn[h, w] in gradient[:, h, w] for h in range(7) for w in range(6))
     axes = plots.occlusion(model, image, 1, size=4, stride=4).axes
     np.testing.assert_array_equal(shown(axes[1])[0], attribution.occlusion(model, image, 1, 4, 4))
+    assert axes[1].images[0].get_extent() == [-0.5, 7.5, 7.5, -0.5]  # cells of 4 pixels, the last ones cut off
     assert axes[1].get_xlim() == axes[0].get_xlim() and axes[1].get_ylim() == axes[0].get_ylim()
 
 
