@@ -126,7 +126,7 @@ def _three(probabilities, y):
     found["unsure"] = int(left.argmin())
     wrong = mc.metrics.confident_mistakes(probabilities, y)
     if len(wrong):
-        found["wrong, and sure of it"] = int(wrong[0])
+        found["wrong, its surest mistake"] = int(wrong[0])
     return found
 
 

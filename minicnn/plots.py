@@ -94,7 +94,7 @@ def training_curves(history):
         axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.set_xlabel("epoch", color=SOFT)
         axes.set_title(name.replace("_", " "), fontsize=10, color=INK)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(color=LINE, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -139,6 +139,8 @@ def test_the_curves_are_the_history():
         for axes in plots.training_curves(history).axes
     }
     assert drawn == {"loss": [[2.0, 1.0], [2.5, 1.5]], "accuracy": [[0.5, 0.7]], "learning rate": [[0.1, 0.05]]}
+    ticks = plots.training_curves({"loss": [1.0]}).axes[0].get_xticks()
+    assert [tick for tick in ticks if 0.5 < tick < 1.5] == [1]
     history["learning_rate"], history["seconds"] = [0.1, 0.1], [3.0, 4.0]
     assert len(plots.training_curves(history).axes) == 2
 
