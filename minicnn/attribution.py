@@ -51,7 +51,7 @@ def saliency(model, image, label=None):
     try:
         logits, backward = model.forward(x)
         dlogits = array_module(logits).zeros_like(logits)
-        dlogits[0, int(logits[0].argmax()) if label is None else int(label)] = 1
+        dlogits[0, int(to_numpy(logits)[0].argmax()) if label is None else int(label)] = 1
         return np.ascontiguousarray(to_numpy(backward(dlogits))[0])
     finally:
         for parameter in model.parameters().values():

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from strict_backend import strict
 
 import minicnn as mc
 
@@ -127,6 +128,21 @@ def test_confident_mistakes_come_by_confidence(rng):
     wrong = {n for n in range(50) if probabilities[n].argmax() != labels[n]}
     assert set(found) == wrong and len(found) == len(wrong)
     assert (np.diff(probabilities[found].max(axis=1)) <= 0).all()
+
+
+def test_the_numbers_are_the_same_on_a_device(rng):
+    image, on_host = rng.random((1, 7, 6), dtype="float32"), network()
+    try:
+        mc.use(strict)
+        on_device = network()
+        for ask in (attribution.saliency, attribution.occlusion):
+            mc.use("numpy")
+            expected = ask(on_host, image)
+            mc.use(strict)
+            np.testing.assert_array_equal(ask(on_device, image), expected)
+        plots.feature_maps(on_device, image), plots.kernels(on_device), plots.saliency(on_device, image)
+    finally:
+        mc.use("numpy")
 
 
 # The pictures.
