@@ -6,12 +6,16 @@ The networks themselves stand in the examples.
 import argparse
 import math
 import pathlib
+import shlex
 import sys
+import time
 
 import numpy as np
+import report
 from PIL import Image, ImageDraw, ImageFont
 
 import minicnn as mc
+from minicnn.checkpoint import optimizer_settings
 from minicnn.datasets import LETTERS
 from minicnn.files import write_whole
 
@@ -40,11 +44,18 @@ def options(description, name, epochs, samples=None):
     add("--backend", choices=["numpy", "cupy", "auto"], default="numpy", help="where to compute: CPU or GPU")
     add("--save", default=f"{name}.npz", metavar="FILE", help="where the trained network goes")
     add("--picture", default=f"{name}.png", metavar="FILE", help="where the picture of predictions goes")
+    add("--report", metavar="DIR", help="also make a folder of pictures there, and a page, index.html, that shows them")
     add("--min-accuracy", type=_percentage, default=0, metavar="PERCENT", help="fail if the test accuracy is below")
     chosen = parser.parse_args()
+    chosen.started = time.perf_counter()
     for path in (chosen.save, chosen.picture):  # before any work: a run must not end in a folder that is not there
         if not pathlib.Path(path).resolve().parent.is_dir():
             parser.error(f"the folder of {path} does not exist")
+    if chosen.report is not None:
+        try:
+            report.prepare(chosen.report)
+        except mc.MinicnnError as error:
+            parser.error(f"--report: {error}")
     return chosen
 
 
@@ -74,14 +85,14 @@ def run(model, optimizer, chosen):
         mc.use(chosen.backend)
         (x_train, y_train), test, what = load_data(chosen)
         model.summary(chosen.batch_size)
-        model.fit(x_train, y_train, chosen.epochs, chosen.batch_size, optimizer, validation_split=0.1)
-        return finish(model, test, what, chosen)
+        history = model.fit(x_train, y_train, chosen.epochs, chosen.batch_size, optimizer, validation_split=0.1)
+        return finish(model, test, what, chosen, history, optimizer)
     except mc.MinicnnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def finish(model, test, what, chosen):
+def finish(model, test, what, chosen, history, optimizer):
     """Measure, save and draw a trained network; the exit status."""
     x_test, y_test = test
     loss, accuracy = model.evaluate(x_test, y_test)
@@ -89,6 +100,20 @@ def finish(model, test, what, chosen):
     model.save(chosen.save)
     draw_predictions(model, x_test, y_test, chosen.picture, f"test accuracy {100 * accuracy:.1f} %: {what}")
     print(f"network saved in {chosen.save}, picture of predictions in {chosen.picture}")
+    if chosen.report is not None:
+        numbers = {name: value for name, value in optimizer_settings(optimizer).items() if value is not None}
+        settings = {
+            "command": shlex.join(["python", *sys.argv]),
+            "data": what,
+            "epochs": f"{len(history.get('loss', []))} of {chosen.epochs}",
+            "batch size": chosen.batch_size,
+            "optimizer": f"{numbers.pop('class')}: " + ", ".join(f"{name} {value}" for name, value in numbers.items()),
+            "seed": chosen.seed,
+            "backend": chosen.backend,
+            "time": f"{time.perf_counter() - chosen.started:.0f} s for data, training and test",
+        }
+        report.write(chosen.report, model, test, history, settings, pathlib.Path(sys.argv[0]).stem)
+        print(f"report in {pathlib.Path(chosen.report) / 'index.html'}: open it in a browser")
     if 100 * accuracy < chosen.min_accuracy:
         print(f"the test accuracy is below {chosen.min_accuracy} %", file=sys.stderr)
         return 1
@@ -99,8 +124,7 @@ def draw_predictions(model, images, labels, path, title):
     """A PNG of 24 test images and what the network says of each; first its surest mistakes, the rest as they come."""
     probabilities = model.predict(images)
     predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:8]
+    wrong = mc.metrics.confident_mistakes(probabilities, labels)[:8]
     right = np.flatnonzero(predicted == labels)[: 24 - len(wrong)]
     shown = np.concatenate([wrong, right])
     scale, columns, gap, head = 3, 8, 12, 40

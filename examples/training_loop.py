@@ -18,6 +18,7 @@ model = mc.networks.lenet5(seed=chosen.seed)
 loss_function = mc.SoftmaxCrossEntropy()
 optimizer = mc.Adam(learning_rate=0.001)
 rng = np.random.default_rng(chosen.seed)
+history = mc.History()
 
 for epoch in range(chosen.epochs):
     order = rng.permutation(len(x_train))  # every image once an epoch, in a new order
@@ -33,6 +34,7 @@ for epoch in range(chosen.epochs):
 
         total_loss += float(loss) * len(batch)  # a batch's loss is its images' mean: weigh it by their number
         hits += (mc.to_numpy(logits).argmax(axis=1) == labels).sum()
-    print(f"epoch {epoch + 1}: loss {total_loss / len(order):.4f}, accuracy {hits / len(order):.4f}")
+    history.record({"loss": total_loss / len(order), "accuracy": float(hits / len(order))})
+    print(f"epoch {epoch + 1}: loss {history['loss'][-1]:.4f}, accuracy {history['accuracy'][-1]:.4f}")
 
-sys.exit(finish(model, test, what, chosen))
+sys.exit(finish(model, test, what, chosen, history, optimizer))

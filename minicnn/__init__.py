@@ -4,7 +4,21 @@ Layers are nouns in CamelCase, functions are verbs in snake_case. Start reading
 in `minicnn/layers/activations.py`, then `im2col.py` and `layers/conv.py`.
 """
 
-from minicnn import backend, datasets, gradcheck, im2col, initializers, layers, losses, networks, optimizers, schedules
+from minicnn import (
+    attribution,
+    backend,
+    datasets,
+    gradcheck,
+    im2col,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    networks,
+    optimizers,
+    plots,
+    schedules,
+)
 from minicnn.backend import to_device, to_numpy, use
 from minicnn.callbacks import (
     Callback,
@@ -15,7 +29,15 @@ from minicnn.callbacks import (
     ModelCheckpoint,
     ReduceLROnPlateau,
 )
-from minicnn.errors import BackendError, DivergenceError, FileError, GradientError, InputError, MinicnnError
+from minicnn.errors import (
+    BackendError,
+    DivergenceError,
+    FileError,
+    GradientError,
+    InputError,
+    MinicnnError,
+    MissingPackageError,
+)
 from minicnn.explain import Explanation, explain
 from minicnn.layers import (
     AvgPool2D,

@@ -21,6 +21,10 @@ class GradientError(MinicnnError, AssertionError):
     """An analytic gradient that disagrees with the numerical one."""
 
 
+class MissingPackageError(MinicnnError, ImportError):
+    """A package that is needed only for what was asked for, and is not installed."""
+
+
 class BackendError(MinicnnError, RuntimeError):
     """The array backend that was asked for cannot work on this machine."""
 

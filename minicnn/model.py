@@ -6,6 +6,7 @@ of backpropagation.
 """
 
 import functools
+import html
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from minicnn.layers import LAYERS, Layer, Softmax
 from minicnn.layers.base import whole_number
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.parameter import Parameter
+from minicnn.progress import html_table
 from minicnn.storage import ArrayFile, write_arrays
 from minicnn.threads import in_parallel, keep_memory, one_core_blas, parts, thread_count
 
@@ -265,38 +267,50 @@ class Sequential:
             batch_size: of the step whose memory is shown.
             print_fn: called with each line.
         """
-        self._check_built()
-        shapes = self._shapes()
-        rows = []
-        for name, layer, input_shape, output_shape in zip(
-            self.names, self.layers, shapes[:-1], shapes[1:], strict=True
-        ):
-            count = sum(parameter.value.size for parameter in layer.parameters().values())
-            columns = layer.column_bytes(input_shape, self.dtype.itemsize) * batch_size
-            rows.append(
-                (
-                    f"{name} ({type(layer).__name__})",
-                    output_shape,
-                    count,
-                    layer.multiply_adds(input_shape),
-                    columns,
-                )
-            )
+        header, rows, totals = self._summary(batch_size)
         width = max([22, *(len(row[0]) for row in rows)])
         rule = "─" * (width + 62)
-        print_fn(f"{'Layer':{width}}  {'Output shape':>16}  {'Parameters':>12}  {'Multiply-adds':>14}  {'Columns':>10}")
+
+        def show(name, shape, count, work, columns):
+            print_fn(f"{name:{width}}  {shape:>16}  {count:>12}  {work:>14}  {columns:>10}")
+
+        show(*header)
         print_fn(rule)
-        for name, shape, count, work, columns in rows:
-            print_fn(
-                f"{name:{width}}  {'(' + ', '.join(map(str, shape)) + ')':>16}  {count:>12,}  {work:>14,}  "
-                f"{_bytes(columns):>10}"
+        for row in rows:
+            show(*row)
+        print_fn(rule)
+        for line in totals:
+            print_fn(line)
+
+    def _repr_html_(self):
+        """The summary as a table: what a notebook shows."""
+        if self.input_shape is None:
+            layers = "".join(f"<li>{html.escape(repr(layer))}</li>" for layer in self.layers)
+            return f"<p>A Sequential that gets its shape from the first batch:</p><ol>{layers}</ol>"
+        header, rows, totals = self._summary()
+        return html_table(header, rows) + "".join(f"<div>{html.escape(line)}</div>" for line in totals)
+
+    def _summary(self, batch_size=32):
+        """What `summary` tells, as texts: the header, a row for each layer, and lines of totals."""
+        self._check_built()
+        shapes = self._shapes()
+        rows, works, columns = [], [0], [0]
+        for name, layer, input_shape, shape in zip(self.names, self.layers, shapes[:-1], shapes[1:], strict=True):
+            count = sum(parameter.value.size for parameter in layer.parameters().values())
+            works.append(layer.multiply_adds(input_shape))
+            columns.append(layer.column_bytes(input_shape, self.dtype.itemsize) * batch_size)
+            shown = f"({', '.join(map(str, shape))})"
+            rows.append(
+                (f"{name} ({type(layer).__name__})", shown, f"{count:,}", f"{works[-1]:,}", _bytes(columns[-1]))
             )
-        print_fn(rule)
         total = self.count_parameters()
-        print_fn(f"Input: {self.input_shape}, {self.dtype}")
-        print_fn(f"Parameters: {total:,} ({_bytes(total * self.dtype.itemsize)})")
-        print_fn(f"Multiply-adds an image, forward: {sum(row[3] for row in rows):,}")
-        print_fn(f"Largest im2col matrix at batch {batch_size}: {_bytes(max([0, *(row[4] for row in rows)]))}")
+        totals = [
+            f"Input: {self.input_shape}, {self.dtype}",
+            f"Parameters: {total:,} ({_bytes(total * self.dtype.itemsize)})",
+            f"Multiply-adds an image, forward: {sum(works):,}",
+            f"Largest im2col matrix at batch {batch_size}: {_bytes(max(columns))}",
+        ]
+        return ("Layer", "Output shape", "Parameters", "Multiply-adds", "Columns"), rows, totals
 
     def save(self, path):
         """Write the network and its weights to one `.npz` file, whole or not at all, without pickle.

@@ -1,11 +1,14 @@
 """What is told of a training run: the bar while it goes on, and the numbers that it leaves."""
 
+import base64
 import csv
+import html
 import io
 import json
 import sys
 import time
 
+from minicnn.errors import MissingPackageError
 from minicnn.files import write_whole
 
 
@@ -41,6 +44,23 @@ class History(dict):
     def to_json(self, path=None):
         """The dict of lists as a JSON text, and written to `path` if one is given."""
         return _written(json.dumps(self, indent=1), path)
+
+    def _repr_html_(self):
+        """The epochs as a table, and the curves where matplotlib is there: what a notebook shows."""
+        if not any(self.values()):
+            return "<p>A history of no epochs yet</p>"
+        from minicnn import plots  # here, because it stands above
+
+        rows = [
+            [str(epoch), *(f"{value:.4g}" for value in row)]
+            for epoch, row in enumerate(zip(*self.values(), strict=True), start=1)
+        ]
+        table = html_table(["epoch", *self], rows)
+        try:
+            picture = base64.b64encode(plots.png(plots.training_curves(self))).decode()
+        except MissingPackageError:
+            return table
+        return f'<img alt="training curves" src="data:image/png;base64,{picture}" style="max-width:100%">{table}'
 
 
 class Progress:
@@ -87,6 +107,21 @@ class Progress:
         elif self.lines:
             numbers = "  ".join(f"{name} {value}" for name, value in _shown(measured).items())
             print(f"{self.title}  {seconds:.1f} s  {numbers}", flush=True)
+
+
+def html_table(header, rows):
+    """A table of texts in HTML; the first column is read from the left, the others are numbers.
+
+    >>> html_table(["layer", "parameters"], [["a < b", "3"]])[-89:]
+    '<td style="text-align:left">a &lt; b</td><td style="text-align:right">3</td></tr></table>'
+    """
+
+    def line(tag, cells):
+        cells = [html.escape(cell) for cell in cells]
+        numbers = "".join(f'<{tag} style="text-align:right">{cell}</{tag}>' for cell in cells[1:])
+        return f'<tr><{tag} style="text-align:left">{cells[0]}</{tag}>{numbers}</tr>'
+
+    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
 
 
 def _shown(measured):

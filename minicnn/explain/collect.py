@@ -29,19 +29,11 @@ NUDGE = 1e-4
 
 def collect(model, image, label=None, names=None):
     """The page's data; the arguments are those of `minicnn.explain`."""
-    x = _prepared(model, image)
-    classes = math.prod(model.output_shape)
-    if len(model.output_shape) != 1:
-        raise InputError(f"explain needs a model that ends in class scores (K,), got {model.output_shape}")
-    if label is not None and not (hasattr(label, "__index__") and 0 <= label < classes):
-        raise InputError(f"explain needs a label from 0 to {classes - 1}, got {label!r}")
-    if names is None:
-        names = [chr(65 + k) if classes <= 26 else str(k) for k in range(classes)]
-    elif len(names) != classes:
-        raise InputError(f"explain needs a name for each of {classes} classes, got {len(names)}")
+    x = one_image(model, image)
+    check_label(model, label)
+    names = class_names(math.prod(model.output_shape), names)
     layers = model.layers[:-1] if isinstance(model.layers[-1], Softmax) else model.layers
-    if any(parameter.has_gradient for parameter in model.parameters().values()):
-        raise InputError("the model holds gradients of an unfinished step: take the step first")
+    refuse_unfinished_step(model)
     steps, y = [], x
     for layer in layers:
         inside = y
@@ -61,7 +53,7 @@ def collect(model, image, label=None, names=None):
     return {
         "layers": shown,
         "input": _array(x),
-        "names": list(map(str, names)),
+        "names": names,
         "given": label is not None,
         "label": target,
         "logits": to_numpy(logits)[0],
@@ -71,17 +63,41 @@ def collect(model, image, label=None, names=None):
     }
 
 
-def _prepared(model, image):
-    """The image as a batch of one, as the model's layers take it."""
+def class_names(classes, names=None):
+    """A text for each class: those given, or letters up to 26 classes, else numbers."""
+    if names is None:
+        return [chr(65 + k) if classes <= 26 else str(k) for k in range(classes)]
+    if len(names) != classes:
+        raise InputError(f"there must be a name for each of {classes} classes, got {len(names)}")
+    return list(map(str, names))
+
+
+def check_label(model, label, who="explain"):
+    """Refuse a model that does not end in class scores, and a label that is none of its classes (None is none yet)."""
+    if len(model.output_shape) != 1:
+        raise InputError(f"{who} needs a model that ends in class scores (K,), got {model.output_shape}")
+    classes = model.output_shape[0]
+    if label is not None and not (hasattr(label, "__index__") and 0 <= label < classes):
+        raise InputError(f"{who} needs a label from 0 to {classes - 1}, got {label!r}")
+
+
+def refuse_unfinished_step(model):
+    """Refuse a model that holds gradients: they would be mixed with those that are asked for."""
+    if any(parameter.has_gradient for parameter in model.parameters().values()):
+        raise InputError("the model holds gradients of an unfinished step: take the step first")
+
+
+def one_image(model, image, who="explain"):
+    """An image, or the path of a picture, as a batch of one as the model's layers take it."""
     if model.input_shape is None or len(model.input_shape) != 3:
-        raise InputError(f"explain needs a model built for images (C, H, W), got input shape {model.input_shape}")
+        raise InputError(f"{who} needs a model built for images (C, H, W), got input shape {model.input_shape}")
     if isinstance(image, (str, pathlib.Path)):
         image = _read(image, model.input_shape)
     image = np.asarray(image)
     if image.ndim == 2 and model.input_shape[0] == 1:
         image = image[None]
     if tuple(image.shape) != model.input_shape:
-        raise InputError(f"explain needs one image {model.input_shape}, got shape {image.shape}")
+        raise InputError(f"{who} needs one image {model.input_shape}, got shape {image.shape}")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise InputError("the image holds NaN or infinity")
     return model.prepare(image[None])
