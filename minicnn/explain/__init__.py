@@ -29,10 +29,13 @@ class Explanation:
 
     def html(self):
         """The page as a text."""
-        parts = {name: (_HERE / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
         data = json.dumps(self.data, default=_packed).replace("</", "<\\/")
-        page = parts["html"].replace("/*CSS*/", parts["css"]).replace("/*JS*/", parts["js"])
-        return page.replace("/*DATA*/", data)
+        page = _part("page.html").replace("/*CSS*/", _part("page.css"))
+        return (
+            page.replace("/*PAGE*/", _part("page.js"))
+            .replace("/*DRAWING*/", _part("drawing.js"))
+            .replace("/*DATA*/", data)
+        )
 
     def save(self, path):
         """Write the page to a file, whole or not at all.
@@ -98,6 +101,10 @@ def _run(arguments):
         image, label = images[int(index)], int(labels[int(index)]) if label is None else label
     explain(model, image, label).save(arguments.output)
     print(f"{arguments.output}: open it in a browser")
+
+
+def _part(name):
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def _packed(value):

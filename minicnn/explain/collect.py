@@ -10,7 +10,7 @@ down a little, in float64, and the change of the layer's outputs weighed by
 the gradients that arrive at them.
 """
 
-import copy
+import itertools
 import math
 import pathlib
 import time
@@ -19,12 +19,15 @@ import numpy as np
 
 from minicnn.backend import to_device, to_numpy
 from minicnn.errors import FileError, InputError
-from minicnn.layers import AvgPool2D, Conv2D, Dense, Dropout, MaxPool2D, Softmax
+from minicnn.layers import LAYERS, AvgPool2D, Conv2D, Dense, Dropout, MaxPool2D, Softmax
 from minicnn.losses import SoftmaxCrossEntropy
 
 UNITS, INPUTS = 24, 24  # of a dense layer: units shown, and inputs shown of each
 NUMERICAL_SECONDS = 1.5  # of nudging for each layer, at most
 NUDGE = 1e-4
+TOGETHER = 64  # kernels nudged at a time
+DRAWN_PARAMETERS = 500_000  # of a network that the page can compute for a drawn image: it holds all of them
+DRAWN_LAYERS = set(LAYERS.values()) - {Softmax}  # that the page can compute
 
 
 def collect(model, image, label=None, names=None):
@@ -43,10 +46,14 @@ def collect(model, image, label=None, names=None):
     probabilities = to_numpy(Softmax()(logits))[0]
     target = int(probabilities.argmax()) if label is None else int(label)
     loss, dy = SoftmaxCrossEntropy()(logits, np.array([target]))
+    drawable = model.count_parameters() <= DRAWN_PARAMETERS and DRAWN_LAYERS.issuperset(map(type, layers))
     shown = []
     for name, (layer, inside, y, way_back) in reversed(list(zip(model.names, steps, strict=False))):
         dx = way_back(dy)
-        shown.insert(0, _described(name, layer, inside, y, dy, dx))
+        about = _described(name, layer, inside, y, dy, dx)
+        if drawable and isinstance(layer, Dense):
+            about["whole"] = {key: to_numpy(parameter.value) for key, parameter in layer.parameters().items()}
+        shown.insert(0, about)
         dy = dx
     for parameter in model.parameters().values():
         parameter.clear_gradient()
@@ -59,6 +66,7 @@ def collect(model, image, label=None, names=None):
         "logits": to_numpy(logits)[0],
         "probabilities": probabilities,
         "loss": float(to_numpy(loss)),
+        "drawable": drawable,
         "parameters": model.count_parameters(),
     }
 
@@ -207,26 +215,74 @@ def _numerical(layer, x, dy):
 
     d/dw of sum(dy * layer(x)), by ((layer at w + h) - (layer at w - h)) / (2 h) in float64
     """
-    layer = copy.deepcopy(layer)
-    for parameter in layer.parameters().values():
-        parameter.value = parameter.value.astype(np.float64)
-    x, dy = to_device(to_numpy(x).astype(np.float64)), to_device(to_numpy(dy).astype(np.float64))
-    found = {}
-    for key, array in (("numWeight", layer.weight.value), ("numInput", x)):
-        numbers = np.full(array.size, np.nan)
-        shape = array.shape
-        deadline = time.perf_counter() + NUMERICAL_SECONDS
-        # Evenly spread over the array, so that a part of it is not a corner of it.
-        for place in np.random.default_rng(0).permutation(array.size):
-            if time.perf_counter() > deadline:
-                break
-            at = np.unravel_index(place, shape)
-            here = array[at].copy()
-            slopes = []
-            for step in (NUDGE, -NUDGE):
-                array[at] = here + step
-                slopes.append(float(to_numpy((layer(x) * dy).sum())))
-            array[at] = here
-            numbers[place] = (slopes[0] - slopes[1]) / (2 * NUDGE)
-        found[key] = numbers.reshape(shape if key == "numWeight" else shape[1:])
+    x, dy, weight = (to_numpy(array).astype(np.float64) for array in (x, dy, layer.weight.value))
+    return {"numWeight": _nudged_weights(layer, x, dy[0], weight), "numInput": _nudged_inputs(layer, x, dy[0], weight)}
+
+
+def _convolved(layer, x, weight, groups):
+    """What `layer` would give for these images with these kernels and without bias, which no difference shows."""
+    window = layer.window
+    trial = Conv2D(len(weight), window.kernel_size, window.stride, window.padding, window.dilation, groups, False)
+    trial.build(x.shape[1:], dtype="float64")
+    trial.weight.value = to_device(weight)
+    return to_numpy(trial(to_device(x)))
+
+
+def _nudged_weights(layer, x, dy, weight):
+    """Every weight of a kernel is nudged in a copy of the kernel, and many copies are filters of one layer."""
+    found = np.full(weight.shape, np.nan)
+    F, C = weight.shape[:2]
+    for f in _in_time(F):
+        group = f // (F // layer.groups)
+        channels = x[:, group * C : (group + 1) * C]
+        slopes = []
+        for start in range(0, weight[f].size, TOGETHER):
+            nudges = NUDGE * np.eye(weight[f].size)[start : start + TOGETHER].reshape(-1, *weight[f].shape)
+            up, down = (_convolved(layer, channels, weight[f] + sign * nudges, 1)[0] for sign in (1, -1))
+            slopes.append(np.tensordot(up - down, dy[f]) / (2 * NUDGE))
+        found[f] = np.concatenate(slopes).reshape(weight[f].shape)
     return found
+
+
+def _nudged_inputs(layer, x, dy, weight):
+    """Pixels so far apart that no window sees two of them are nudged together; each changes its own outputs.
+
+    Source: Curtis, Powell & Reid, "On the estimation of sparse Jacobian matrices", 1974.
+    """
+    _, C, H, W = x.shape
+    (top, _), (left, _) = layer.window.pads(H, W)
+    OH, OW = dy.shape[1:]
+    apart = layer.window.extent
+    found = np.full((C, H, W), np.nan)
+    for c in _in_time(C):
+        found[c] = 0
+        for first_row, first_col in itertools.product(*map(range, apart)):
+            nudge = np.zeros((1, C, H, W))
+            nudge[0, c, first_row :: apart[0], first_col :: apart[1]] = NUDGE
+            up, down = (_convolved(layer, x + sign * nudge, weight, layer.groups)[0] for sign in (1, -1))
+            slopes = (dy * (up - down)).sum(axis=0) / (2 * NUDGE)  # (OH, OW)
+            rows, cols = (
+                _seen(places, stride, before, first, step)
+                for places, stride, before, first, step in zip(
+                    (OH, OW), layer.window.stride, (top, left), (first_row, first_col), apart, strict=True
+                )
+            )
+            real = ((rows >= 0) & (rows < H))[:, None] & ((cols >= 0) & (cols < W))
+            row, col = np.broadcast_arrays(rows[:, None], cols)
+            np.add.at(found[c], (row[real], col[real]), slopes[real])
+    return found
+
+
+def _seen(places, stride, before, first, step):
+    """For each place of a window along an axis, the one of the pixels `first, first + step, ...` that it sees."""
+    start = np.arange(places) * stride - before
+    return start + (first - start) % step
+
+
+def _in_time(count):
+    """0 to `count - 1`, spread evenly while there is time."""
+    deadline = time.perf_counter() + NUMERICAL_SECONDS
+    for number in np.random.default_rng(0).permutation(count):
+        if time.perf_counter() > deadline:
+            return
+        yield int(number)

@@ -363,14 +363,14 @@ function flatten(layer, index, p, set) {
       make("label", {}, "position ", make("input", { type: "range", min: 0, max: layer.y.length - 1, value: i, id: "position", oninput: (event) => set({ i: +event.target.value }, "position") }))))];
 }
 function loss() {
-  const classes = data.names.map((name, k) => ({ name, strong: k === data.label, value: 0, k }));
+  const classes = data.names.map((name, k) => ({ name, strong: k === data.label && !drawing.active, value: 0, k }));
   const bar = (values) => bars(classes.map((entry) => ({ ...entry, value: values[entry.k] })));
   const gradient = layers[END - 1].dy;
   const said = `The right answer is ${data.names[data.label]}${data.given ? "" : " (nobody said so: it is what the network finds likeliest)"}. `;
-  return [text("The last layer's numbers can be anything. Softmax makes probabilities of them: each is raised (e to its power) and divided by the sum of all. ", said, "The loss is how surprising it is to the network: minus the logarithm of its probability."),
+  return [text("The last layer's numbers can be anything. Softmax makes probabilities of them: each is raised (e to its power) and divided by the sum of all. ", ...(drawing.active ? [] : [said, "The loss is how surprising it is to the network: minus the logarithm of its probability."])),
     row(box(make("h3", {}, "logits"), bar(data.logits)), box(make("h3", {}, "probabilities"), bar(data.probabilities)),
       state.back ? box(make("h3", {}, "gradient: probability minus one for the right class"), bar(gradient)) : null,
-      box(equation("loss = -log(probability) = ", number(data.loss, "b")), state.back ? answer("The gradient is simply what was said minus what was right. It is from here that everything goes back.") : null))];
+      drawing.active ? null : box(equation("loss = -log(probability) = ", number(data.loss, "b")), state.back ? answer("The gradient is simply what was said minus what was right. It is from here that everything goes back.") : null))];
 }
 const views = { Conv2D: (...all) => (state.back ? convBackward : convForward)(...all), MaxPool2D: pooling, AvgPool2D: pooling, Dense: dense, Flatten: flatten };
 
@@ -389,6 +389,7 @@ function whole(layer) {
   return [text("This layer's numbers; the page has no closer view of its kind."), box(array.shape.length === 3 ? channels("channel", array, 0, () => {}) : bars(Array.from(array.subarray(0, 40), (value, i) => ({ name: String(i), value }))))];
 }
 function turn(back) {
+  if (back && drawing.active) return;
   state.back = back;
   $("forward").setAttribute("aria-checked", String(!back)); $("backward").setAttribute("aria-checked", String(back));
   strip(); show();
@@ -410,19 +411,31 @@ function card(i, title, shape, thumbs) {
     if (way) { event.preventDefault(); state.layer = clamp(i + way, END + 1); show(); $("strip").children[state.layer].focus(); }
   } }, make("b", {}, title), make("span", {}, shape), thumbs);
 }
-function start() {
+/* The image, or what is being drawn, and what the network says of it. */
+function picture() {
+  const [, H, W] = data.input.shape;
+  const image = drawing.active ? board() : map("", H, W, plane(data.input, 0), { grey: true, size: 112, scale: Math.max(1, largest(data.input)) });
+  if (!drawing.active) image.firstChild.remove();
+  const buttons = drawing.active ? [make("button", { id: "clear", onclick: () => { clearDrawing(); $("clear").focus(); } }, "clear"), make("button", { id: "back", onclick: () => { endDrawing(); $("draw").focus(); } }, "back to the image")]
+    : data.drawable ? [make("button", { id: "draw", onclick: beginDrawing }, "draw your own")] : [];
+  $("picture").replaceChildren(image, make("div", {}, ...buttons));
+  $("backward").disabled = drawing.active;
+  verdict();
+}
+function verdict() {
   const best = data.probabilities.indexOf(data.probabilities.reduce((a, b) => Math.max(a, b)));
-  const grey = map("the image", data.input.shape[1], data.input.shape[2], plane(data.input, 0), { grey: true, size: 112, scale: Math.max(1, largest(data.input)) });
-  grey.firstChild.remove(); $("picture").append(grey);
-  const right = data.given ? (best === data.label ? ", and that is right" : `; it should say ${data.names[data.label]}`) : "";
-  $("verdict").append(make("h1", {}, `This network says ${data.names[best]}${right}`),
-    make("p", {}, `with a probability of ${(100 * data.probabilities[best]).toFixed(1)} %. It has ${layers.length} layers and ${data.parameters.toLocaleString("en")} learned numbers. Choose a layer below to see what it does; every number on this page is one that the library computed. Hover a number to see all its digits.`));
+  const right = drawing.active || !data.given ? "" : best === data.label ? ", and that is right" : `; it should say ${data.names[data.label]}`;
+  const source = drawing.active ? "What you draw is computed by this page, forward only, so its last digits can differ from the library's. The way back belongs to the image: go back to it."
+    : "Every number on this page is one that the library computed. Hover a number to see all its digits.";
+  $("verdict").replaceChildren(make("h1", {}, `This network says ${data.names[best]}${right}`),
+    make("p", {}, `with a probability of ${(100 * data.probabilities[best]).toFixed(1)} %. It has ${layers.length} layers and ${data.parameters.toLocaleString("en")} learned numbers. Choose a layer below to see what it does. ${source}`));
+}
+function start() {
   $("legend").append("negative", make("i"), "positive");
   $("legend").children[0].style.background = `linear-gradient(90deg, ${Array.from({ length: 21 }, (_, i) => `rgb(${colour(i - 10, 10)})`).join(",")})`;
   $("forward").onclick = () => turn(false); $("backward").onclick = () => turn(true);
   document.addEventListener("keydown", (event) => { if (event.key === "f" || event.key === "F") turn(false); if (event.key === "b" || event.key === "B") turn(true); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
-  strip(); show();
+  picture(); strip(); show();
   document.body.dataset.ready = "true";
 }
-start();
