@@ -20,7 +20,7 @@ import numpy as np
 from minicnn.backend import number, resident, take, to_device, to_numpy
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint, fingerprint, plain_attributes
-from minicnn.datasets.splits import stratified_split
+from minicnn.datasets.splits import Rows, stratified_split
 from minicnn.divergence import Guard
 from minicnn.errors import DivergenceError, InputError
 from minicnn.interrupts import Interrupts
@@ -251,7 +251,7 @@ def _divided(model, x, y, loss, validation_split, validation_data):
     if loss.is_classification:
         classes = y.argmax(axis=1) if y.ndim == 2 else y
     train, held_out = stratified_split(classes, validation_split, np.random.default_rng(model.seed))
-    return train, (_Rows(x, held_out), y[held_out])
+    return train, (Rows(x, held_out), y[held_out])
 
 
 def _check_callbacks(callbacks, loss, validation):
@@ -334,16 +334,3 @@ def check_images(model, x):
             if not np.isfinite(part).all():
                 place = start + int(np.argwhere(~np.isfinite(part))[0, 0])
                 raise InputError(f"image {place} holds NaN or infinity: clean the data first")
-
-
-class _Rows:
-    """Some rows of an array, taken only when they are asked for."""
-
-    def __init__(self, array, indices):
-        self.array, self.indices = array, indices
-
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, rows):
-        return self.array[self.indices[rows]]

@@ -1,5 +1,6 @@
 """Letters and notMNIST: what is read, what is refused, and what is left out by name."""
 
+import contextlib
 import gzip
 import io
 import os
@@ -17,9 +18,11 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import minicnn as mc
 from minicnn.datasets import LETTERS, load_letters, load_notmnist, read_notmnist, stratified_split
+from minicnn.datasets.png import Decoder, decode_plain
 
 
 def png(pixels, **options):
@@ -200,14 +203,14 @@ def test_the_second_start_reads_the_cache_and_a_changed_file_is_read_again(tmp_p
 
 def test_a_broken_cache_is_made_again(tmp_path, files):
     path = make_tar(tmp_path / "a.tar.gz", files)
-    expected = load_notmnist(path)
+    expected = [[part.copy() for part in pair] for pair in load_notmnist(path)]  # they lie in the file itself
     for damage in (lambda f: f.write_bytes(f.read_bytes()[:-5]), lambda f: f.unlink(), lambda f: f.write_bytes(b"")):
         for file in (tmp_path / "cache").rglob("*"):
             if file.is_file():
                 damage(file)
         found = load_notmnist(path)
         np.testing.assert_array_equal(found[0][0], expected[0][0])
-    flipped = next((tmp_path / "cache").rglob("images.npy"))
+    flipped = next((tmp_path / "cache").rglob("train_images.npy"))
     content = bytearray(flipped.read_bytes())
     content[-10] ^= 255
     flipped.write_bytes(content)
@@ -285,6 +288,93 @@ def test_a_grey_level_is_the_same_in_every_kind_of_png(tmp_path, files):
         files[f"A/kind{number}.png"] = file.getvalue()
     data = read_notmnist(make_tar(tmp_path / "a.tar.gz", files))
     assert sum((image == pixels).all() for image in data.images) == 4
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def stored_png(rows, kinds, width=28, level=6):
+    """A PNG whose stored rows are these bytes, whatever they decode to."""
+    header = struct.pack(">IIBBBBB", width, len(rows), 8, 0, 0, 0, 0)
+    lines = b"".join(bytes([kind]) + row.tobytes() for kind, row in zip(kinds, rows, strict=True))
+    packed = zlib.compress(lines, level)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def test_every_filter_of_a_png_is_undone_as_pillow_undoes_it(rng):
+    stored = rng.integers(0, 256, (300, 9, 28), dtype=np.uint8)
+    kinds = rng.integers(0, 5, (300, 9))
+    files = [stored_png(rows, kind) for rows, kind in zip(stored, kinds, strict=True)]
+    plain, images = decode_plain(files, 9, 28)
+    assert plain.all() and set(kinds.ravel()) == set(range(5))
+    np.testing.assert_array_equal(images, [pixels(data) for data in files])
+
+
+def test_a_png_that_is_not_plain_or_not_whole_is_left_to_pillow(rng):
+    rows = rng.integers(0, 256, (28, 28), dtype=np.uint8)
+    good = stored_png(rows, [0] * 28)
+    others = {
+        "a comment": png(rows, pnginfo=comment()),
+        "colour": png(np.repeat(rows[:, :, None], 3, axis=2)),
+        "another size": png(rows[:27]),
+        "an unknown filter": stored_png(rows, [0] * 27 + [5]),
+        "a row too many": good[:33] + stored_png(np.vstack([rows, rows[:1]]), [0] * 29)[33:],
+        "a row too few": good[:33] + stored_png(rows[:27], [0] * 27)[33:],
+        "cut": good[:-1],
+        "a wrong checksum": good[:-13] + bytes([good[-13] ^ 1]) + good[-12:],
+        "nothing": b"",
+    }
+    plain, images = decode_plain([good, *others.values(), good], 28, 28)
+    assert plain.tolist() == [True] + [False] * len(others) + [True]
+    np.testing.assert_array_equal(images[[0, -1]], [rows, rows])
+
+
+def test_another_process_decodes_the_same_and_is_done_without_when_it_dies(rng):
+    files = [png(rng.integers(0, 256, (28, 28), dtype=np.uint8)) for _ in range(40)]
+    files[5] = b"no PNG"
+    expected = decode_plain(files, 28, 28)
+    with contextlib.closing(Decoder(28, 28)) as decoder:
+        for turn in range(4):
+            decoder.send(files)
+            assert (decoder.process is None) == (turn == 0)
+            if turn == 2:
+                decoder.process.kill()
+            for found, right in zip(decoder.receive(), expected, strict=True):
+                np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 60, 1000])
+def test_files_decoded_in_batches_are_the_files_in_their_order(batch, tmp_path, files, monkeypatch):
+    monkeypatch.setattr(mc.datasets.notmnist, "BATCH", batch)
+    odd = {"A/empty.png": b"", "B/colour.png": png(np.full((28, 28, 3), 7, np.uint8))}
+    names = sorted(files | odd)
+    found = read_notmnist(make_tar(tmp_path / "a.tar", {name: (files | odd)[name] for name in names}, mode="w"))
+    assert [name for name, _ in found.skipped] == ["notMNIST_small/A/empty.png"]
+    assert found.names == [f"notMNIST_small/{name}" for name in names if name != "A/empty.png"]
+    for name, image, label in zip(found.names, found.images, found.labels, strict=True):
+        data = Image.open(io.BytesIO((files | odd)[name.removeprefix("notMNIST_small/")])).convert("L")
+        np.testing.assert_array_equal(image, data)
+        assert LETTERS[label] == name.split("/")[1]
+
+
+def comment():
+    about = PngInfo()
+    about.add_text("Comment", "by hand")
+    return about
+
+
+def test_plain_and_unusual_tar_headers_name_the_same_files(tmp_path, files):
+    long = {f"{letter}/{'x' * 90}.png": data for letter, data in zip(LETTERS, files.values(), strict=False)}
+    expected = sorted(f"notMNIST_small/{name}" for name in files | long)
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+            for name, data in (files | long).items():
+                member = tarfile.TarInfo(f"notMNIST_small/{name}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        found = read_notmnist(tmp_path / "a.tar")
+        assert sorted(found.names) == expected and found.skipped == []
 
 
 def test_links_and_devices_in_an_archive_are_not_followed(tmp_path, files):

@@ -7,6 +7,7 @@ nothing can be written, work goes on without.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ import numpy as np
 
 from minicnn.files import cache_folder
 
+PIECE = 2**14  # rows written at a time
+
 
 def cached(kind, key, make, use=True):
     """The arrays that `make()` returns, from the cache if they are there.
@@ -27,14 +30,14 @@ def cached(kind, key, make, use=True):
     Args:
         kind: the sort of data, a word; names the folder.
         key: everything that the arrays depend on, as a value that JSON can hold.
-        make: a function without arguments that returns `{name: array}`.
+        make: a function without arguments that returns `{name: array or Rows}`.
         use: False to neither read nor write the cache.
 
     Returns:
         `{name: array}`; the arrays from the cache are read-only and memory-mapped.
     """
     if not use:
-        return make()
+        return _whole(make())
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / kind / digest
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
@@ -42,14 +45,20 @@ def cached(kind, key, make, use=True):
     arrays = make()
     try:
         _write(folder, arrays)
+        return _read(folder)
     except OSError as error:
         warnings.warn(f"going on without a cache: {folder} cannot be written ({error})", stacklevel=3)
-    return arrays
+    return _whole(arrays)
+
+
+def _whole(arrays):
+    return {name: array[:] for name, array in arrays.items()}
 
 
 def _read(folder):
     sums = json.loads((folder / "checksums.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in sums}
+    load = functools.partial(np.load, mmap_mode="r", allow_pickle=False)
+    arrays = {name: load(folder / f"{name}.npy").view(np.ndarray) for name in sums}
     for name, array in arrays.items():
         if zlib.crc32(array) != sums[name]:
             raise ValueError(f"{folder / name} is broken")
@@ -60,9 +69,7 @@ def _write(folder, arrays):
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
-        sums = {name: zlib.crc32(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        sums = {name: _write_array(temporary / f"{name}.npy", array) for name, array in arrays.items()}
         (temporary / "checksums.json").write_text(json.dumps(sums))
         try:
             os.rename(temporary, folder)
@@ -74,3 +81,16 @@ def _write(folder, arrays):
                 os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_array(path, array):
+    """Write an array as `.npy`, a piece at a time; returns the checksum of its bytes."""
+    total = 0
+    with open(path, "wb") as file:
+        header = {"descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, array.shape[0], PIECE):
+            piece = np.ascontiguousarray(array[start : start + PIECE])
+            total = zlib.crc32(piece, total)
+            file.write(piece)
+    return total

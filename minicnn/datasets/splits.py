@@ -57,3 +57,26 @@ def stratified_split(labels, fraction, rng, groups=None):
     if not (len(train) and len(kept)):
         raise InputError(f"holding out {fraction} of {len(labels)} images leaves one side empty: use more images")
     return train, kept
+
+
+class Rows:
+    """Some rows of an array, copied only when they are asked for.
+
+    Args:
+        array: an array of any shape.
+        indices: of the rows, (n,) integers.
+
+    >>> rows = Rows(np.array([10, 20, 30]), np.array([2, 0]))
+    >>> rows.shape, rows[:1]
+    ((2,), array([30]))
+    """
+
+    def __init__(self, array, indices):
+        self.array, self.indices = array, indices
+        self.shape, self.dtype = (len(indices), *array.shape[1:]), array.dtype
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, rows):
+        return self.array[self.indices[rows]]
