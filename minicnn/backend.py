@@ -6,12 +6,14 @@ same lines run on the CPU and on the GPU. `use` chooses where new arrays
 (weights, batches) are made.
 """
 
+import ctypes
+import functools
 import os
 
 import numpy as np
 
 from minicnn.errors import BackendError
-from minicnn.threads import in_parallel, parts, thread_count
+from minicnn.threads import blas_libraries, in_parallel, parts, thread_count
 
 SHARED_WORK = 2**25  # multiply-adds from which it pays to share work out among the cores
 
@@ -126,6 +128,54 @@ def product(a, b, out=None):
     return out
 
 
+def add_product(out, left, right, factor, keep):
+    """`out = keep * out + factor * (left @ right)` in place, without writing the product down.
+
+    That is BLAS's `gemm`, of which `matmul` offers only the product. The step of a dense weight of (5000, 25088) at
+    batch 32 takes 53 ms so, and 90 ms with the product multiplied out block by block, scaled, and subtracted.
+
+    Args:
+        out: (rows, columns), changed.
+        left, right: (rows, N) and (N, columns), of the same dtype.
+        factor, keep: numbers.
+    """
+    xp = array_module(out)
+    if xp is not np:
+        xp.cublas.gemm("N", "N", left, right, out=out, alpha=factor, beta=keep)
+        return
+    suits = out.flags.c_contiguous and left.dtype == right.dtype == out.dtype and out.dtype.char in "fd"
+    gemm = _gemm(out.dtype.char) if suits else None
+    if gemm is not None:
+        gemm(out, np.ascontiguousarray(left), np.ascontiguousarray(right), factor, keep)
+        return
+    out *= keep
+    out += (factor * left) @ right
+
+
+@functools.cache
+def _gemm(dtype):
+    """BLAS's `gemm` for arrays in C order, from the library that NumPy brings along; None where there is none.
+
+    Only a name that ends in 64_ is taken: it tells how wide the library's integers are.
+    """
+    kind, number = {"f": ("s", ctypes.c_float), "d": ("d", ctypes.c_double)}[dtype]
+    names = [f"{prefix}cblas_{kind}gemm64_" for prefix in ("scipy_", "")]
+    found = [getattr(library, name) for library in blas_libraries() for name in names if hasattr(library, name)]
+    if not found:
+        return None
+    row_major, as_it_stands, whole, address = 101, 111, ctypes.c_int64, ctypes.c_void_p  # as cblas.h has them
+
+    def gemm(out, left, right, factor, keep):
+        (rows, columns), N = out.shape, len(right)
+        found[0](
+            *(row_major, as_it_stands, as_it_stands, whole(rows), whole(columns), whole(N), number(factor)),
+            *(address(left.ctypes.data), whole(N), address(right.ctypes.data), whole(columns)),
+            *(number(keep), address(out.ctypes.data), whole(columns)),
+        )
+
+    return gemm
+
+
 def _working_cupy():
     """CuPy, once it has shown that it can compute; a BackendError with the cure otherwise."""
     extras = "pip install 'minicnn-numpy[cuda12]' (or [cuda13], [rocm])"
@@ -136,6 +186,8 @@ def _working_cupy():
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             raise BackendError("CuPy finds no GPU on this machine")
+        import cupy.cublas  # for add_product
+
         trial = cupy.ones((2, 2), dtype=np.float32)
         if not float(((trial @ trial).sum() + cupy.tanh(trial).sum()).get()) > 8:
             raise BackendError("the GPU computes wrong values")

@@ -22,7 +22,7 @@ from minicnn.progress import html_table
 from minicnn.storage import ArrayFile, write_arrays
 from minicnn.threads import in_parallel, keep_memory, one_core_blas, parts, thread_count
 
-SMALLEST_PART, LARGEST_PART = 32, 64  # images that a core takes at a time through the layers on images
+SMALLEST_PART, LARGEST_PART = 16, 64  # images that a core takes at a time through the layers on images
 
 
 class Sequential:

@@ -150,6 +150,12 @@ class SGD(Optimizer):
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()
 
+    def _update_part(self, parameter, state, rate, norm, part):
+        if self.momentum or norm is not None:
+            super()._update_part(parameter, state, rate, norm, part)
+        else:  # nothing is remembered: one pass over the memory
+            parameter.add_to_value(part, -rate, keep=1 - rate * self.weight_decay)
+
     def update(self, value, gradient, rate, velocity=None):
         if self.weight_decay:
             gradient += self.weight_decay * value

@@ -8,7 +8,7 @@ time, while the block is in the processor's cache, when an optimizer applies
 it. Whoever asks for `.grad` gets the whole array.
 """
 
-from minicnn.backend import array_module
+from minicnn.backend import add_product, array_module
 from minicnn.threads import current_part, parts
 
 PRODUCT_BYTES = 2**23  # of a gradient multiplied out at a time: long enough for BLAS, and still in the cache
@@ -121,6 +121,22 @@ class Parameter:
         for start in range(part.start, part.stop, step):
             rows = slice(start, min(start + step, part.stop))
             yield rows, gradient[rows.start - part.start : rows.stop - part.start]
+
+    def add_to_value(self, part, factor, keep=1.0):
+        """`value = keep * value + factor * gradient` for some rows, a product's gradient without writing it down.
+
+        Args:
+            part: one of `gradient_parts()`.
+            factor, keep: numbers.
+        """
+        value = self.value[part]
+        if self._products:
+            left, right = self._products[0]
+            add_product(value, left[part], right, factor, keep)
+        elif keep != 1:
+            value *= keep
+        if self._whole:
+            value += factor * self._whole[0][1][part]
 
     def _row_bytes(self):
         return max(1, self.value.nbytes // len(self.value))

@@ -152,6 +152,11 @@ def _blas():
     return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
 
+def blas_libraries():
+    """The BLAS libraries of this process, loaded, for functions of theirs that NumPy does not offer."""
+    return [ctypes.CDLL(controller.filepath) for controller in _blas()]
+
+
 @functools.cache
 def keep_memory():
     """Ask the C library to keep freed memory for the next array instead of returning it to the system.

@@ -232,6 +232,7 @@ BROKEN = {
 @pytest.mark.parametrize(("module", "named"), BROKEN.values(), ids=BROKEN)
 def test_what_is_missing_is_said_in_one_line(module, named, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setitem(sys.modules, "cupy.cublas", module)
     with pytest.raises(mc.BackendError, match=named) as caught:
         mc.use("cupy")
     assert "\n" not in str(caught.value)
@@ -241,6 +242,7 @@ def test_what_is_missing_is_said_in_one_line(module, named, monkeypatch):
 
 def test_a_gpu_that_works_is_taken(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    monkeypatch.setitem(sys.modules, "cupy.cublas", fake_cupy())
     try:
         assert mc.use("auto") == mc.use("cupy") == "cupy"
     finally:

@@ -7,6 +7,7 @@ import pytest
 
 import minicnn as mc
 from minicnn import initializers
+from minicnn.backend import add_product
 from minicnn.parameter import Parameter
 
 
@@ -33,7 +34,8 @@ RULES = {
     "SGD": (lambda: mc.SGD(0.1), lambda w, g: sgd(w, g, 0.1)),
     "momentum": (lambda: mc.SGD(0.1, 0.9), lambda w, g: sgd(w, g, 0.1, 0.9)),
     "Nesterov": (lambda: mc.SGD(0.1, 0.9, nesterov=True), lambda w, g: sgd(w, g, 0.1, 0.9, True)),
-    "SGD with L2": (lambda: mc.SGD(0.1, 0.5, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, 0.5, decay=0.3)),
+    "SGD with L2": (lambda: mc.SGD(0.1, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, decay=0.3)),
+    "SGD with all": (lambda: mc.SGD(0.1, 0.5, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, 0.5, decay=0.3)),
     "Adam": (lambda: mc.Adam(0.1), lambda w, g: adam(w, g, 0.1)),
     "Adam with other numbers": (
         lambda: mc.Adam(0.01, 0.8, 0.99, 1e-3),
@@ -57,9 +59,13 @@ def test_ten_steps_by_the_formula(make, formula, rng):
 
 
 @all_rules
+@pytest.mark.parametrize("has_gemm", [True, False])
 @pytest.mark.parametrize("bytes_at_a_time", [1, 1000, 2**23])
-def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_a_time, rng, monkeypatch):
-    """A weight of 90 x 110 with factors of 5 columns, and an array added to it besides."""
+def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_a_time, has_gemm, rng, monkeypatch):
+    """A weight of 90 x 110 with factors of 5 columns, and an array added to it besides; with BLAS's own sum, and where
+    that BLAS is not found."""
+    if not has_gemm:
+        monkeypatch.setattr("minicnn.backend._gemm", lambda dtype: None)
     monkeypatch.setattr("minicnn.parameter.PRODUCT_BYTES", bytes_at_a_time)
     monkeypatch.setattr("minicnn.parameter.PIECE_BYTES", bytes_at_a_time // 2)
     w = rng.normal(size=(90, 110))
@@ -76,6 +82,18 @@ def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_
         np.testing.assert_allclose(parameter.grad, gradients[-1], rtol=1e-10, atol=1e-12)
         optimizer.step({"w": parameter})
     np.testing.assert_allclose(parameter.value, formula(w, gradients), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_product_added_in_place(dtype, order, rng):
+    """Whatever the memory order of all three."""
+    out = np.array(rng.normal(size=(7, 9)), dtype=dtype, order=order)
+    left, right = rng.normal(size=(3, 7)).astype(dtype).T, rng.normal(size=(9, 3)).astype(dtype).T
+    expected = 0.5 * out - 0.25 * (left @ right)
+    add_product(out, left, right, factor=-0.25, keep=0.5)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    assert out.dtype == dtype
 
 
 @all_rules
