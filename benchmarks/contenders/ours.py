@@ -9,6 +9,7 @@ import numpy as np
 import minicnn as mc
 from benchmarks.contenders.case import LEARNING_RATE
 from benchmarks.layer_times import layer_times
+from minicnn.backend import batch_innermost
 
 
 def make(case):
@@ -71,7 +72,7 @@ class Network(Contender):
 
 class Convolution(Contender):
     def __init__(self, case):
-        self.x, self.dy = case.data()
+        self.x, self.dy = map(batch_innermost, case.data())  # as PyTorch's lie in its own order
         self.model = mc.Sequential([mc.Conv2D(64, 3, padding="same")], input_shape=(64, 28, 28))
         self.parameters = self.model.parameters()
         case.write_weights(parameter.value for parameter in self.parameters.values())
