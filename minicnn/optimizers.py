@@ -64,9 +64,11 @@ class Optimizer:
         for name, parameter in parameters.items():
             if not parameter.has_gradient:
                 continue
-            state = self._state(name, parameter.value)
-            in_parallel(partial(self._update_part, parameter, state, rate, norm), parameter.gradient_parts())
+            self._change(parameter, self._state(name, parameter.value), rate, norm)
             parameter.clear_gradient()
+
+    def _change(self, parameter, state, rate, norm):
+        in_parallel(partial(self._update_part, parameter, state, rate, norm), parameter.gradient_parts())
 
     def _update_part(self, parameter, state, rate, norm, part):
         for rows, gradient in parameter.gradient_blocks(part):
@@ -150,11 +152,11 @@ class SGD(Optimizer):
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()
 
-    def _update_part(self, parameter, state, rate, norm, part):
+    def _change(self, parameter, state, rate, norm):
         if self.momentum or norm is not None:
-            super()._update_part(parameter, state, rate, norm, part)
+            super()._change(parameter, state, rate, norm)
         else:  # nothing is remembered: one pass over the memory
-            parameter.add_to_value(part, -rate, keep=1 - rate * self.weight_decay)
+            parameter.add_to_value(-rate, keep=1 - rate * self.weight_decay)
 
     def update(self, value, gradient, rate, velocity=None):
         if self.weight_decay:

@@ -122,21 +122,15 @@ class Parameter:
             rows = slice(start, min(start + step, part.stop))
             yield rows, gradient[rows.start - part.start : rows.stop - part.start]
 
-    def add_to_value(self, part, factor, keep=1.0):
-        """`value = keep * value + factor * gradient` for some rows, a product's gradient without writing it down.
-
-        Args:
-            part: one of `gradient_parts()`.
-            factor, keep: numbers.
-        """
-        value = self.value[part]
+    def add_to_value(self, factor, keep=1.0):
+        """`value = keep * value + factor * gradient`, a product's gradient without writing it down."""
+        self._join()
         if self._products:
-            left, right = self._products[0]
-            add_product(value, left[part], right, factor, keep)
+            add_product(self.value, *self._products[0], factor, keep)
         elif keep != 1:
-            value *= keep
+            self.value *= keep
         if self._whole:
-            value += factor * self._whole[0][1][part]
+            self.value += factor * self._whole[0][1]
 
     def _row_bytes(self):
         return max(1, self.value.nbytes // len(self.value))
