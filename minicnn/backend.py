@@ -129,6 +129,21 @@ def product(a, b, out=None):
     return out
 
 
+def stacked_product(a, b, out=None):
+    """`a @ b` of stacks of matrices (G, S, rows, inner) and (G, S, inner, columns); on the GPU S must be 1.
+
+    CuPy copies both stacks before it multiplies them, but not single matrices, which cuBLAS takes as they lie.
+    """
+    xp = array_module(a)
+    if xp is np:
+        return np.matmul(a, b, out=out)
+    if out is None:
+        out = xp.empty((len(b), 1, a.shape[2], b.shape[3]), dtype=a.dtype)
+    for group in range(len(b)):
+        xp.matmul(a[group, 0], b[group, 0], out=out[group, 0])
+    return out
+
+
 def add_product(out, left, right, factor, keep):
     """`out = keep * out + factor * (left @ right)` in place, without writing the product down.
 

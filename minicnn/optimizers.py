@@ -58,23 +58,24 @@ class Optimizer:
         Raises:
             InputError: the state under a name belongs to a parameter of another shape.
         """
-        rate = self.learning_rate
-        norm = None if self.clip_norm is None else gradient_norm(parameters)
+        rate, scale = self.learning_rate, None
+        parameters = {name: parameter for name, parameter in parameters.items() if parameter.has_gradient}
+        if parameters and self.clip_norm is not None:
+            value = next(iter(parameters.values())).value
+            norm = array_module(value).maximum(gradient_norm(parameters), self.clip_norm)
+            scale = (self.clip_norm / norm).astype(value.dtype)  # on the GPU nothing is waited for
         self.steps += 1
         for name, parameter in parameters.items():
-            if not parameter.has_gradient:
-                continue
-            self._change(parameter, self._state(name, parameter.value), rate, norm)
+            self._change(parameter, self._state(name, parameter.value), rate, scale)
             parameter.clear_gradient()
 
-    def _change(self, parameter, state, rate, norm):
-        in_parallel(partial(self._update_part, parameter, state, rate, norm), parameter.gradient_parts())
+    def _change(self, parameter, state, rate, scale):
+        in_parallel(partial(self._update_part, parameter, state, rate, scale), parameter.gradient_parts())
 
-    def _update_part(self, parameter, state, rate, norm, part):
+    def _update_part(self, parameter, state, rate, scale, part):
         for rows, gradient in parameter.gradient_blocks(part):
-            if norm is not None:
-                scale = self.clip_norm / array_module(gradient).maximum(norm, self.clip_norm)
-                gradient *= scale.astype(gradient.dtype)
+            if scale is not None:
+                gradient *= scale
             block_state = {slot: array[rows] for slot, array in state.items()}
             self.update(parameter.value[rows], gradient, rate, **block_state)
 
@@ -152,11 +153,11 @@ class SGD(Optimizer):
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()
 
-    def _change(self, parameter, state, rate, norm):
-        if self.momentum or norm is not None:
-            super()._change(parameter, state, rate, norm)
+    def _change(self, parameter, state, rate, scale):
+        if self.momentum:
+            super()._change(parameter, state, rate, scale)
         else:  # nothing is remembered: one pass over the memory
-            parameter.add_to_value(-rate, keep=1 - rate * self.weight_decay)
+            parameter.add_to_value(-rate if scale is None else -rate * scale, keep=1 - rate * self.weight_decay)
 
     def update(self, value, gradient, rate, velocity=None):
         if self.weight_decay:

@@ -84,7 +84,7 @@ class MaxPool2D(Pooling2D):
         _, C, H, W = x.shape
         _, OH, OW = self.output_shape((C, H, W))
         image = pad(x, self.window.pads(H, W), value=-math.inf).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-        taps = [(rows, cols) for _, rows, cols in self.window.taps(OH, OW)]
+        taps = [(rows, cols) for _, rows, cols in self.window.taps(slice(0, OH), slice(0, OW))]
         y = image[:, taps[0][0], taps[0][1]].copy()  # (C, OH, OW, N)
         winner = xp.zeros(y.shape, dtype="uint8" if len(taps) <= 256 else "int32")
         for tap, (rows, cols) in enumerate(taps[1:], start=1):
@@ -138,7 +138,7 @@ class AvgPool2D(Pooling2D):
         _, C, H, W = x.shape
         _, OH, OW = self.output_shape((C, H, W))
         image = pad(x, self.window.pads(H, W)).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-        taps = [(rows, cols) for _, rows, cols in self.window.taps(OH, OW)]
+        taps = [(rows, cols) for _, rows, cols in self.window.taps(slice(0, OH), slice(0, OW))]
         share = self._share(xp, H, W, OH, OW, x.dtype)
         y = image[:, taps[0][0], taps[0][1]].copy()  # (C, OH, OW, N)
         for rows, cols in taps[1:]:
