@@ -43,6 +43,7 @@ def _budget(setting):
 #: Bytes that all columns in work together may take, whatever the batch and the image. Set it, or in mebibytes the
 #: environment variable MINICNN_COLUMNS_MB.
 BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB", "256"))
+TILE = 2**24  # bytes of columns in work at a time where whole rows of the output fit: larger tiles are no faster
 
 
 def output_size(size, kernel, stride=1, before=0, after=0, dilation=1):
@@ -256,8 +257,10 @@ def tiles(x, window, filters):
     KH, KW = window.kernel_size
     OH, OW = window.output_shape(H, W)
     place = N * C * KH * KW * x.dtype.itemsize
-    workers = thread_count() if array_module(x) is np else 1
-    limit = BUDGET // (2 * workers)  # every core has columns in work, on the way back two of them
+    limit = aim = BUDGET // 2  # on the way back there are two of them in work
+    if array_module(x) is np:
+        limit //= thread_count()  # in every core
+        aim = min(limit, TILE)
     if place > limit:
         raise InputError(
             f"the columns of one place of the window over {N} images take {place / 2**20:,.1f} MiB, more "
@@ -269,7 +272,7 @@ def tiles(x, window, filters):
         pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
         return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
     gradient = filters * C * KH * KW * x.dtype.itemsize  # of the weight, which each row makes a part of
-    rows = max(1, limit // max(place * OW, gradient))
+    rows = max(1, aim // max(place * OW, gradient))
     return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
 
 
