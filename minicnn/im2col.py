@@ -25,6 +25,7 @@ run, and the product's result already is the next layer's image.
 
 import dataclasses
 import math
+import numbers
 import os
 
 import numpy as np
@@ -44,6 +45,9 @@ def _budget(setting):
 #: environment variable MINICNN_COLUMNS_MB.
 BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB", "256"))
 TILE = 2**24  # bytes of columns in work at a time where whole rows of the output fit: larger tiles are no faster
+
+
+PADDINGS = {"same": "same", "valid": ((0, 0), (0, 0))}  # "same" depends on the image's size
 
 
 def output_size(size, kernel, stride=1, before=0, after=0, dilation=1):
@@ -180,8 +184,8 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
            [3., 4., 6., 7.],
            [4., 5., 7., 8.]])
     """
-    if x.ndim != 4:
-        raise InputError(f"im2col needs images (N, C, H, W), got shape {x.shape}")
+    if getattr(x, "ndim", None) != 4:
+        raise InputError(f"im2col needs images (N, C, H, W), got {getattr(x, 'shape', type(x).__name__)}")
     window = Window(kernel_size, stride, padding, dilation)
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
@@ -367,7 +371,7 @@ def pad(x, pads, value=0):
 
 def pair(value, name, least):
     """An int as (int, int); a pair as a tuple of ints, each at least `least`."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_whole(value, least):
         value = (value, value)
     if not _is_pair_of(value, lambda item: _is_whole(item, least)):
         raise InputError(f"{name} needs a whole number of at least {least}, or two of them; got {value!r}")
@@ -375,10 +379,8 @@ def pair(value, name, least):
 
 
 def _normalised_padding(padding):
-    if padding == "same":
-        return padding
-    if padding == "valid":
-        return (0, 0), (0, 0)
+    if isinstance(padding, str) and padding in PADDINGS:
+        return PADDINGS[padding]
     if _is_whole(padding, 0):
         return (int(padding),) * 2, (int(padding),) * 2
     if _is_pair_of(padding, lambda item: _is_whole(item, 0)):
@@ -404,7 +406,7 @@ def _read_by_tap(places, stride, offset):
 
 
 def _is_whole(value, least):
-    return hasattr(value, "__index__") and not isinstance(value, bool) and value >= least
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
 def _is_pair_of(value, accepts):

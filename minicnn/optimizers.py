@@ -56,8 +56,10 @@ class Optimizer:
             parameters: `{name: Parameter}`, as from `model.parameters()`; the state is kept by name.
 
         Raises:
-            InputError: the state under a name belongs to a parameter of another shape.
+            InputError: no such dict; the state under a name belongs to a parameter of another shape.
         """
+        if not isinstance(parameters, dict):
+            raise InputError(f"step needs a dict of parameters, got {type(parameters).__name__}: model.parameters()")
         rate, scale = self.learning_rate, None
         parameters = {name: parameter for name, parameter in parameters.items() if parameter.has_gradient}
         if parameters and self.clip_norm is not None:
@@ -213,6 +215,8 @@ class Adam(Optimizer):
         self.beta1 = _number(beta1, "beta1", self, below=1)
         self.beta2 = _number(beta2, "beta2", self, below=1)
         self.epsilon = _number(epsilon, "epsilon", self)
+        if self.epsilon == 0:
+            raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone keeps 0 / 0 away")
 
     def update(self, value, gradient, rate, mean, square):
         xp = array_module(value)

@@ -105,6 +105,8 @@ class Conv2D(Layer):
     Chellapilla et al., "High performance convolutional neural networks for document processing", 2006.
     """
 
+    splits_batch = True
+
     can_skip_input_gradient = True
 
     def __init__(

@@ -16,6 +16,8 @@ from minicnn.layers.base import Layer, check_image_shape
 class Pooling2D(Layer):
     """What max and average pooling share: the window and its arithmetic."""
 
+    splits_batch = True
+
     def __init__(self, pool_size=2, stride=None, padding="valid"):
         self.pool_size = pool_size
         self.stride = stride
@@ -181,6 +183,8 @@ class GlobalAvgPool2D(Layer):
 
     Source: Lin et al., "Network in network", 2014.
     """
+
+    splits_batch = True
 
     def output_shape(self, input_shape):
         check_image_shape(self, ("N", *input_shape))
