@@ -59,7 +59,11 @@ def use(name):
 
 
 def active():
-    """The module in which new arrays are made."""
+    """The module in which new arrays are made.
+
+    >>> active().__name__
+    'numpy'
+    """
     return _active
 
 
@@ -68,6 +72,9 @@ def array_module(x):
 
     Raises:
         TypeError: `x` is not an array of either.
+
+    >>> array_module(np.ones(3)).__name__
+    'numpy'
     """
     try:
         return _namespaces[type(x)]
@@ -79,12 +86,21 @@ def array_module(x):
 
 
 def to_device(x, dtype=None):
-    """`x` as an array of the active backend, copied only if it has to be."""
+    """`x`, an array or a list, as an array of the active backend, copied only if it has to be.
+
+    >>> to_device([1, 2], dtype="float32")
+    array([1., 2.], dtype=float32)
+    """
     return _active.asarray(x, dtype=dtype)
 
 
 def to_numpy(x):
-    """`x` as a NumPy array on the host; an array that already is one comes back as it is."""
+    """`x` as a NumPy array on the host; an array that already is one comes back as it is.
+
+    >>> x = np.ones(2)
+    >>> to_numpy(x) is x
+    True
+    """
     return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
