@@ -116,8 +116,10 @@ def resident(x):
 
 
 def take(x, rows):
-    """Some rows of an array, wherever it lies; the rows are a slice or indices on the host."""
-    return x[rows] if isinstance(x, np.ndarray) or isinstance(rows, slice) else x[to_device(rows)]
+    """Some rows of an array; both it and the rows, a slice or indices, may lie on the host or on the device."""
+    if isinstance(rows, slice):
+        return x[rows]
+    return x[to_numpy(rows)] if isinstance(x, np.ndarray) else x[to_device(rows)]
 
 
 def number(x):
@@ -231,10 +233,12 @@ def _working_cupy():
         trial = cupy.ones((2, 2), dtype=np.float32)
         if not float(((trial @ trial).sum() + cupy.tanh(trial).sum()).get()) > 8:
             raise BackendError("the GPU computes wrong values")
+        cupy.random.default_rng(0).random((2, 2))  # for Dropout
     except BackendError:
         raise
     except Exception as error:  # CuPy's own errors cannot be named without CuPy
-        raise BackendError(f"the GPU cannot be used: {error}; CUDA's libraries come with {extras}") from error
+        why = " ".join(str(error).split())  # CuPy's messages may have many lines
+        raise BackendError(f"the GPU cannot be used: {why}; CUDA's libraries come with {extras}") from error
     return cupy
 
 
