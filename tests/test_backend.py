@@ -253,7 +253,7 @@ BROKEN = {
     "no CuPy": (None, "cuda12"),
     "no driver": (fake_cupy(RuntimeError("CUDA driver version is insufficient")), "insufficient"),
     "no GPU": (fake_cupy(0), "no GPU"),
-    "no CUDA libraries": (fake_cupy(allocation=RuntimeError("Failure finding\nlibcublas.so.12 not found")), "libcublas.*cuda12"),
+    "no CUDA libraries": (fake_cupy(allocation=RuntimeError("Failure:\nlibcublas.so.12")), "libcublas.*cuda12"),
 }
 
 
