@@ -8,6 +8,7 @@ file or the new one, never half of either.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import secrets
@@ -36,7 +37,7 @@ def write_whole(path):
     >>> path.read_bytes()
     b'all of it'
     """
-    path = pathlib.Path(os.path.realpath(path))  # a link stays a link, to the new file
+    path = _real(path)
     temporary = None
     try:
         name = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
@@ -77,7 +78,7 @@ def remove_leftovers(path):
 
     For a file that only one process writes: a temporary file that is still being written looks the same.
     """
-    path = pathlib.Path(os.path.realpath(path))
+    path = _real(path)
     with contextlib.suppress(OSError):  # where it cannot be done, nobody is harmed
         for entry in list(os.scandir(path.parent)):
             if entry.name.startswith(_temporary_prefix(path)) and entry.name.endswith(".tmp"):
@@ -100,9 +101,18 @@ def cache_folder():
     return pathlib.Path(platformdirs.user_cache_dir("minicnn", appauthor=False))
 
 
+def _real(path):
+    """Where a path leads: a link stays a link, to the new file."""
+    try:
+        return pathlib.Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot write {os.fspath(path)!r:.300}: {error}") from error
+
+
 def _temporary_prefix(path):
-    """How the names of a path's temporary files begin: hidden, and short enough for any file system."""
-    return f".{path.name[:60]}."
+    """How the names of a path's temporary files begin: hidden, of this path alone, short enough for any file system."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return f".{path.name[:20]}.{digest}."
 
 
 def _sync_folder(folder):

@@ -15,6 +15,7 @@ import pytest
 from test_training import small_model, small_set
 
 import minicnn as mc
+from minicnn.files import remove_leftovers, write_whole
 
 
 class CutError(Exception):
@@ -320,6 +321,40 @@ def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
     assert (tmp_path / "run.npz").read_bytes() == good
     assert not list(tmp_path.glob(".*.tmp"))
     assert "done 2" in start(tmp_path, epochs=2).communicate()[0]
+
+
+def test_what_a_killed_save_left_is_removed_and_nothing_of_another_run(tmp_path):
+    """Two runs side by side whose names begin alike: the one that starts leaves the other's open file alone."""
+    first, second = (tmp_path / f"{'a_long_name_' * 6}fold{fold}.npz" for fold in (1, 2))
+    with write_whole(first) as mine, write_whole(second) as other:
+        mine.write(b"left behind")
+        other.write(b"still being written")
+        assert len(list(tmp_path.iterdir())) == 2
+        remove_leftovers(first)
+        assert len(list(tmp_path.iterdir())) == 1
+        first.write_bytes(b"")
+        pathlib.Path(mine.name).touch()  # so that the block can end
+    assert second.read_bytes() == b"still being written"
+
+
+@pytest.mark.parametrize("name", ["é" * 127, "\U0001f600" * 63], ids=["é", "emoji"])
+def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path, name):
+    with write_whole(tmp_path / name) as file:
+        file.write(b"all of it")
+    assert (tmp_path / name).read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("name", ["a\0b.npz", "a" * 300], ids=["zero", "long"])
+def test_a_name_that_no_file_can_have_is_refused_before_the_training(tmp_path, name):
+    x, y = small_set(20)
+    steps = []
+    count = mc.LambdaCallback(on_batch_end=lambda batch, loss: steps.append(batch))
+    for resume in (False, True):
+        with pytest.raises(mc.FileError, match="a"):
+            small_model().fit(x, y, 1, verbose=False, callbacks=[count], checkpoint=f"{tmp_path}/{name}", resume=resume)
+    with pytest.raises(mc.FileError, match="a"):
+        small_model().save(f"{tmp_path}/{name}")
+    assert steps == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
