@@ -12,8 +12,11 @@ import hashlib
 import os
 import pathlib
 import secrets
+import struct
+import zipfile
+import zlib
 
-from minicnn.errors import FileError
+from minicnn.errors import FileError, MinicnnError
 
 
 @contextlib.contextmanager
@@ -57,6 +60,31 @@ def write_whole(path):
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+#: What reading a broken file raises, besides OSError.
+_BROKEN = (EOFError, ValueError, zlib.error, struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+
+
+@contextlib.contextmanager
+def reading(path, kind):
+    """A block that reads a file from elsewhere; what is wrong with the file becomes a FileError with its name.
+
+    Args:
+        path: the file.
+        kind: what it should be, such as "a whole archive".
+
+    Raises:
+        FileError: the file cannot be read, or is not what it should be.
+    """
+    try:
+        yield
+    except MinicnnError:
+        raise
+    except (OSError, *_BROKEN) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise FileError(f"cannot read {path}: {error.strerror}") from error
+        raise FileError(f"{path} is not {kind}: {error}") from error
 
 
 def move_whole(source, path):
