@@ -40,6 +40,9 @@ class Checkpoint:
             was being made.
         run: the run, as `minicnn.training.Run`.
         settings: a dict of plain values that must be the same for a run to go on.
+
+    Attributes:
+        place: the run's place as it was last saved, or None.
     """
 
     def __init__(self, path, run, settings):
@@ -50,6 +53,7 @@ class Checkpoint:
         self.settings = _as_json(settings)
         self.optimizer_settings = _as_json(optimizer_settings(run.optimizer))
         self.saved = None
+        self.place = None
         self.newest_is_whole = False
 
     def open(self, resume):
@@ -103,7 +107,7 @@ class Checkpoint:
                 self._restore(file)
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise FileError(f"{file.path} cannot be used: its state does not fit the run ({error!r})") from error
-        self.saved = None
+        self.saved, self.place = None, self.run.place()
         return True
 
     def close(self):
@@ -151,7 +155,7 @@ class Checkpoint:
         if self.newest_is_whole:  # a broken one must not push a whole one out
             move_whole(self.path, self.previous)
         move_whole(self.new, self.path)
-        self.newest_is_whole = True
+        self.newest_is_whole, self.place = True, description["place"]
 
     def _checked(self, path):
         """A checkpoint file, open, if all of it can be read."""

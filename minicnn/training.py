@@ -155,6 +155,8 @@ def fit(
                 _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts)
                 if not interrupts.asked:
                     _end_epoch(run, validation, batch_size, guard, progress, file)
+        if file is not None and file.place != run.place():  # it was stopped within an epoch
+            _save(run, guard, file)
     if interrupts.asked and run.epoch < epochs and not run.finished:
         run.history.interrupted = True
         print(_how_to_go_on(run, interrupts.asked, checkpoint), file=sys.stderr)
@@ -195,11 +197,11 @@ def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint
         except Exception:
             _save(run, guard, file)
             raise
-        if interrupts.asked or (checkpoint_every is not None and now - saved >= checkpoint_every):
-            _save(run, guard, file)
-            saved = time.perf_counter()
         if interrupts.asked:
             break
+        if checkpoint_every is not None and now - saved >= checkpoint_every:
+            _save(run, guard, file)
+            saved = time.perf_counter()
 
 
 def _end_epoch(run, validation, batch_size, guard, progress, file):

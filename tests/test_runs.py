@@ -16,6 +16,7 @@ from test_training import small_model, small_set
 
 import minicnn as mc
 from minicnn.files import remove_leftovers, write_whole
+from minicnn.storage import ArrayFile
 
 
 class CutError(Exception):
@@ -81,7 +82,7 @@ def train(path=None, optimizer="Adam, clipped", cut=None, epochs=3, resume=False
         return None
     weights = {name: parameter.value.copy() for name, parameter in model.parameters().items()}
     state = {f"{name}/{slot}": a.copy() for name, slots in optimizer.state.items() for slot, a in slots.items()}
-    del history["seconds"]
+    history.pop("seconds", None)
     return weights | state, dict(history), (watch.best, watch.wait, optimizer.steps, optimizer.learning_rate)
 
 
@@ -268,6 +269,39 @@ def test_a_signal_finishes_the_batch_saves_and_says_how_to_go_on(tmp_path, numbe
     expected, found = weights(tmp_path / "whole-weights.npz"), weights(tmp_path / "weights.npz")
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("look", range(1, 16))
+def test_a_signal_between_any_two_looks_is_told_and_saved_alike(tmp_path, monkeypatch, capsys, look):
+    """The note of a signal appears when the loop looks at it for this time, as if it had come just before."""
+
+    class Noted:
+        looks = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        @property
+        def asked(self):
+            self.looks += 1
+            return "SIGINT" if self.looks >= look else None
+
+    path = tmp_path / "run.npz"
+    whole = train(epochs=2, batch_size=16)  # 3 batches an epoch
+    with monkeypatch.context() as patch:
+        patch.setattr("minicnn.training.Interrupts", Noted)
+        train(path, epochs=2, batch_size=16)
+    told = capsys.readouterr().err
+    with ArrayFile(path, "checkpoint") as file:
+        place = file.description["place"]
+    if told:
+        assert f"epoch {place['epoch'] + 1} after batch {place['batch']} and saved" in told
+    else:
+        assert place["epoch"] == 2
+    same(whole, train(path, epochs=2, batch_size=16, resume=True))
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
