@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from test_storage import described
 from test_training import small_model, small_set
 
 import minicnn as mc
@@ -215,6 +216,126 @@ def test_both_files_broken_is_an_error_and_nothing_is_lost(tmp_path):
     with pytest.raises(mc.FileError, match=r"run\.npz"):
         train(path, resume=True)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
+
+
+def saying(**values):
+    """A change of a description: "place.seen" is given as place__seen."""
+
+    def change(description):
+        for name, value in values.items():
+            *way, last = name.split("__")
+            inner = description
+            for step in way:
+                inner = inner[int(step) if step.isdigit() else step]
+            inner[last] = value
+
+    return change
+
+
+STRANGE = {
+    "no optimizer": saying(optimizer=[]),
+    "an optimizer that is nothing": saying(optimizer=None),
+    "no settings": saying(settings=None),
+    "steps of a text": saying(optimizer__steps="7"),
+    "a beta that is a text": saying(optimizer__now__beta1="x"),
+    "a beta of 5": saying(optimizer__now__beta1=5.0),
+    "a beta that is nothing": saying(optimizer__now__beta1=None),
+    "another optimizer": saying(optimizer__now__class="SGD"),
+    "a learning rate below 0": saying(optimizer__now__learning_rate=-1.0),
+    "batches without images": saying(place__seen=0),
+    "more batches than there are": saying(place__batch=10**6, place__seen=40),
+    "one batch more than there is": saying(place__batch=6, place__seen=40),
+    "more right than seen": saying(place__hits=17),
+    "a loss that is a text": saying(place__total_loss="1.0"),
+    "a loss that is not finite": saying(place__total_loss=float("nan")),
+    "a time that is not finite": saying(place__seconds=float("inf")),
+    "another epoch": saying(place__epoch=0),
+    "finished, perhaps": saying(place__finished="no"),
+    "a best value that is a text": saying(callbacks__0__best="x"),
+    "a wait that is a text": saying(callbacks__0__wait="x"),
+    "a list of lists of lists": saying(callbacks__0__best=[[[]]]),
+    "no generators": saying(generators=[]),
+    "a generator of another kind": saying(generators__0__bit_generator="MT19937"),
+    "weights of another form": saying(callback_arrays={}),
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
+def test_what_no_run_could_have_saved_is_refused(tmp_path, change):
+    """With right checksums: somebody wrote them."""
+    path = tmp_path / "run.npz"
+    train(path, cut=CutAt("on_batch_end", 1, 1))
+    (tmp_path / "run.npz.previous").unlink()
+    described(path, change)
+    with pytest.raises(mc.FileError, match=r"run\.npz cannot be used"):
+        train(path, resume=True)
+
+
+def test_where_the_newest_file_makes_no_sense_the_one_before_is_used(tmp_path):
+    path = tmp_path / "run.npz"
+    whole = train()
+    train(path, cut=CutAt("on_batch_end", 2, 1))
+    described(path, saying(optimizer=None))
+    with pytest.warns(UserWarning, match="optimizer is None"):
+        same(whole, train(path, resume=True))
+
+
+def test_weights_that_early_stopping_could_not_put_back_are_refused():
+    early = mc.EarlyStopping(restore_best_weights=True)
+    early.model = small_model()
+    state = early.state() | {"best": 0.5}
+    for weights in (np.zeros(7, "float32"), np.zeros(8, "float64")):
+        with pytest.raises(ValueError, match=r"dense_1\.bias"):
+            early.restore(state | {"weights.dense_1.bias": weights})
+    early.restore(state | {"weights.dense_1.bias": np.zeros(8, "float32")})
+
+
+ODD_STATES = {
+    "objects": {"seen": np.array([None])},
+    "texts": {"seen": np.array(["a", "b"])},
+    "complex numbers": {"seen": np.array([1j])},
+    "a set": {"seen": {1, 2}},
+    "numbers as keys": {1: "a"},
+    "no dict": ["seen"],
+}
+
+
+@pytest.mark.parametrize("odd", ODD_STATES.values(), ids=ODD_STATES)
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_batch(tmp_path, odd):
+    class Odd(mc.Callback):
+        steps = 0
+
+        def state(self):
+            return odd
+
+        def on_batch_end(self, batch, loss):
+            self.steps += 1
+
+    x, y = small_set(20)
+    callback = Odd()
+    with pytest.raises(mc.InputError, match=r"Odd\.state|set"):
+        small_model().fit(x, y, 1, verbose=False, callbacks=[callback], checkpoint=tmp_path / "run.npz")
+    assert callback.steps == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_set_during_the_run_comes_back(tmp_path):
+    x, y = small_set(40)
+
+    class WarmsUp(mc.Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 0:
+                self.optimizer.learning_rate = mc.WarmUp(mc.Constant(0.1), 50)
+
+    def run(epochs, **options):
+        model, optimizer = small_model(), mc.SGD(0.01)
+        model.fit(x, y, epochs, 8, optimizer, callbacks=[WarmsUp()], verbose=False, **options)
+        return model.parameters()["dense_1.weight"].value, optimizer.learning_rate
+
+    whole = run(3)
+    run(2, checkpoint=tmp_path / "run.npz")
+    found = run(3, checkpoint=tmp_path / "run.npz", resume=True)
+    np.testing.assert_array_equal(found[0], whole[0])
+    assert found[1] == whole[1]
 
 
 PROGRAM = """
