@@ -6,12 +6,15 @@ import gzip
 import hashlib
 import http.client
 import http.server
+import importlib.util
 import io
+import pathlib
 import resource
 import ssl
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -390,6 +393,40 @@ def test_two_processes_fetch_it_once(monkeypatch, server, archive, tmp_path):
     assert len(server.requests) == 1
 
 
+def test_who_waited_and_who_comes_later_are_not_in_at_once(tmp_path):
+    inside, leave = [], {name: threading.Event() for name in "abc"}
+
+    def visit(name):
+        with download._only_one(tmp_path / "lock"):
+            inside.append(name)
+            leave[name].wait(10)
+            inside.remove(name)
+
+    def until(names):
+        for _ in range(500):
+            if inside == names:
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError(inside)
+
+    threads = {name: threading.Thread(target=visit, args=[name]) for name in "abc"}
+    threads["a"].start()
+    until(["a"])
+    threads["b"].start()
+    threading.Event().wait(0.05)  # b waits by now
+    leave["a"].set()
+    until(["b"])
+    threads["c"].start()
+    threading.Event().wait(0.05)
+    assert inside == ["b"]
+    leave["b"].set()
+    until(["c"])
+    leave["c"].set()
+    for thread in threads.values():
+        thread.join()
+    assert not (tmp_path / "lock").exists()
+
+
 PARTS = [f"{which}-{what}" for which in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
 
 
@@ -454,6 +491,26 @@ def test_a_wrong_idx_file_put_there_by_hand_is_named_with_the_fix(monkeypatch, s
     wrong.write_bytes(b"<html>sorry</html>")
     with pytest.raises(mc.FileError, match=r"t10k-labels-idx1-ubyte\.gz is broken.*Remove it"):
         mc.datasets.load_notmnist("idx")
+
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples lie beside the tests in a checkout only")
+@pytest.mark.parametrize("name", ["small", "large", "idx"])
+def test_the_examples_take_every_data_set_by_name(monkeypatch, server, archive, name):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    spec = importlib.util.spec_from_file_location("examples_common", EXAMPLES / "common.py")
+    common = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(common)
+    if name == "idx":
+        offer_idx(monkeypatch, server, {})
+    else:
+        offer(monkeypatch, server, archive, [whole(archive)])
+        monkeypatch.setattr(download, "DATA_SETS", {name: download.DATA_SETS["small"]})
+    (x, _), (x_test, _), what = common.load_data(types.SimpleNamespace(data=f"notmnist-{name}", seed=0, samples=None))
+    assert x.shape[1:] == (1, 28, 28) and len(x) + len(x_test) == (60 if name == "idx" else 200)
+    assert f"notmnist-{name}" in what
 
 
 def test_the_real_addresses_are_those_of_the_original():

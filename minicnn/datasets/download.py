@@ -296,10 +296,19 @@ def _only_one(path):
     except ImportError:  # Windows
         yield
         return
-    with open(path, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
+    while True:
+        with open(path, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):  # who was in the block has removed it; another may have made a new one
+                continue
+            try:
+                yield
+            finally:
                 os.unlink(path)
+            return
+
+
+def _is_at(file, path):
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
