@@ -16,6 +16,7 @@ from test_storage import described
 from test_training import small_model, small_set
 
 import minicnn as mc
+from minicnn.checkpoint import Checkpoint
 from minicnn.files import remove_leftovers, write_whole
 from minicnn.storage import ArrayFile
 
@@ -140,6 +141,20 @@ def test_a_callback_that_raises_does_not_cost_the_epoch(tmp_path):
     assert watch.wait + (watch.best is not None) > 0
 
 
+def test_the_same_seed_gives_the_same_bits_whatever_ran_before(tmp_path):
+    whole = train()
+    np.random.seed(7)
+    np.random.random(5)
+    x, y = small_set(33, seed=9)
+    small_model(seed=4).fit(x, y, 1, 5, mc.SGD(0.3), verbose=False)
+    with pytest.raises(mc.InputError):
+        train(batch_size=0)
+    with pytest.raises(mc.DivergenceError):
+        model, optimizer = exploding(1e12)
+        model.fit(x, y, 1, 8, optimizer, verbose=False)
+    same(whole, train())
+
+
 def test_resuming_again_and_again_and_longer(tmp_path):
     path = tmp_path / "run.npz"
     whole = train(epochs=4)
@@ -189,6 +204,16 @@ def test_another_network_or_data_set_is_refused(tmp_path):
         changed = x.copy()
         changed[7, 0, 3, 3] += 1
         small_model().fit(changed, y, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="labels"):
+        small_model().fit(x, (y + 1) % 3, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="loss"):
+        soft = mc.MeanSquaredError()
+        small_model().fit(x, np.eye(3)[y], 2, verbose=False, checkpoint=path, resume=True, loss=soft)
+    with pytest.raises(mc.InputError, match="validation_data"):
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, validation_data=(x, y))
+    with pytest.raises(mc.InputError, match="callbacks"):
+        stop = mc.EarlyStopping("loss")
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, callbacks=[stop])
     with pytest.raises(mc.InputError, match="layers"):
         other = mc.Sequential([mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
         other.fit(x, y, 2, verbose=False, checkpoint=path, resume=True)
@@ -213,7 +238,8 @@ def test_both_files_broken_is_an_error_and_nothing_is_lost(tmp_path):
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:-30])
     kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(mc.FileError, match=r"run\.npz"):
+    assert kept.keys() == {"run.npz", "run.npz.previous"}
+    with pytest.raises(mc.FileError, match=r"run\.npz.*run\.npz\.previous"):
         train(path, resume=True)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
 
@@ -438,25 +464,67 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert process.returncode != 0 and "KeyboardInterrupt" in told
 
 
+def newest_place(path):
+    """How many batches the newest whole file of a run has behind it: 8 an epoch."""
+    for file in (path, path.with_name(path.name + ".previous")):
+        with contextlib.suppress(mc.FileError), ArrayFile(file, "checkpoint") as opened:
+            opened.prove()
+            return 8 * opened.description["place"]["epoch"] + opened.description["place"]["batch"]
+    raise AssertionError(f"there is no whole file {path}")
+
+
 def test_killed_again_and_again_while_saving(tmp_path):
-    """Every batch is followed by a save; wherever SIGKILL falls, a whole file is there to go on from."""
+    """Every batch is followed by a save; wherever SIGKILL falls, no more than the last batch is lost."""
     rng = np.random.default_rng(0)
-    kills = 0
+    path, place = tmp_path / "run.npz", 0
     for _ in range(8):
         process = start(tmp_path, epochs=200, every=0)
-        for _ in range(int(rng.integers(1, 40))):
-            process.stdout.readline()
+        batches = int(rng.integers(1, 40))
+        for _ in range(batches):
+            assert process.stdout.readline() == "batch\n"
         time.sleep(float(rng.uniform(0, 0.02)))
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-        process.stderr.close()
-    assert kills == 8
-    process = start(tmp_path, epochs=6)
+        batches += process.communicate()[0].count("batch")
+        assert process.returncode == -signal.SIGKILL
+        before, place = place, newest_place(path)
+        assert place >= before + batches - 1  # the last one may not have been saved yet
+    epochs = place // 8 + 2
+    process = start(tmp_path, epochs=epochs)
     _, told = process.communicate()
     assert process.returncode == 0, told
     assert not list(tmp_path.glob(".*.tmp"))  # leftovers of killed saves are removed
-    assert weights(tmp_path / "weights.npz")
+    assert "done" in start(tmp_path, "whole.npz", "whole-weights.npz", epochs=epochs).communicate()[0]
+    expected, found = weights(tmp_path / "whole-weights.npz"), weights(tmp_path / "weights.npz")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("step", range(1, 25))
+def test_a_save_that_ends_at_any_step_leaves_the_one_before(tmp_path, monkeypatch, step):
+    """The steps are those that the disk sees; a save has some five of them."""
+    path, steps, saved = tmp_path / "run.npz", [], []
+
+    class Killed(BaseException):
+        pass
+
+    def ends(name, function):
+        def call(*arguments, **options):
+            steps.append(name)
+            if len(steps) == step:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    save = Checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", lambda file: (save(file), saved.append(file.place)))
+        for name in ("replace", "rename", "fsync", "unlink", "remove"):
+            patch.setattr(os, name, ends(name, getattr(os, name)))
+        with pytest.raises(Killed):
+            train(path, every=0)
+    if saved:
+        assert newest_place(path) >= 8 * saved[-1]["epoch"] + saved[-1]["batch"]
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
@@ -621,3 +689,61 @@ def test_large_weights_are_put_back_from_a_file(monkeypatch):
         model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
     for name, parameter in model.parameters().items():
         np.testing.assert_array_equal(parameter.value, before[name])
+
+
+class Infinite(mc.Layer):
+    """Lets its input through, and from one call on makes one number of it infinite."""
+
+    calls = 0
+
+    def __init__(self, since=0, sign=1.0, place=0):
+        self.since, self.sign, self.place = since, sign, place
+
+    def forward(self, x, training=False):
+        y = x.copy()
+        if self.calls >= self.since:
+            y[0, self.place] = self.sign * np.inf
+        self.calls += 1
+        return y, lambda dy: dy
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_infinite_logit_stops_the_run_at_its_layer(sign, place):
+    """Plus infinity, of the right class or another, makes the loss NaN; minus infinity does if it is the right one."""
+    x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
+    model = mc.Sequential([mc.Flatten(), mc.Dense(3), Infinite(2, sign, place)], input_shape=(1, 4, 4))
+    if sign < 0 and place != 0:
+        assert np.isfinite(model.fit(x, y, 1, 8, verbose=False)["loss"][0])  # a class ruled out
+        return
+    with pytest.raises(mc.DivergenceError, match=r"batch 3 of epoch 1.*first went the output of infinite_1"):
+        model.fit(x, y, 1, 8, verbose=False)
+    assert all(np.isfinite(parameter.value).all() for parameter in model.parameters().values())
+
+
+def test_logits_that_overflow_stop_the_run_at_their_layer():
+    x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
+    model = mc.Sequential([mc.Flatten(), mc.Dense(3), mc.Dense(3)], input_shape=(1, 4, 4))
+
+    def enlarge(batch, loss):
+        model.parameters()["dense_1.weight"].value[...] = 2e38
+
+    with pytest.raises(mc.DivergenceError, match=r"batch 2 of epoch 1.*first went the output of dense_1"):
+        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=enlarge)])
+
+
+def test_an_infinite_logit_of_the_validation_stops_the_run():
+    x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
+    model = mc.Sequential([mc.Flatten(), mc.Dense(3), Infinite(3)], input_shape=(1, 4, 4))
+    with pytest.raises(mc.DivergenceError, match="the validation loss after epoch 1 is nan"):
+        model.fit(x, y, 1, 8, verbose=False, validation_data=(x[:8], y[:8]))
+
+
+def test_an_infinite_logit_spoils_its_own_image_alone():
+    """Loss and gradient are NaN, not a number that looks good."""
+    logits = np.array([[np.inf, 0.0, 1.0], [0.0, 0.0, 0.0]], "float32")
+    for label in range(3):
+        with np.errstate(invalid="ignore"):
+            loss, dlogits = mc.SoftmaxCrossEntropy()(logits, np.array([label, 0]))
+        assert np.isnan(loss) and np.isnan(dlogits[0]).any()
+        np.testing.assert_allclose(dlogits[1], [-1 / 3, 1 / 6, 1 / 6], rtol=1e-6)

@@ -223,9 +223,10 @@ if kind == "model":
     model = small_model(dropout=True)
     model.save(folder / "good.npz")
 else:
-    small_model(dropout=True).fit(x, y, 1, verbose=False, checkpoint=folder / "good.npz")
+    model = small_model(dropout=True)
+    model.fit(x, y, 1, verbose=False, checkpoint=folder / "good.npz")
 good = (folder / "good.npz").read_bytes()
-expected = [p.value.copy() for p in small_model(dropout=True).parameters().values()]
+expected = [p.value.copy() for p in model.parameters().values()]
 random.seed({seed})
 limit = int(open("/proc/self/statm").read().split()[0]) * 4096 + 2**27
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # 128 MiB more than now: a bound on what is asked for
@@ -248,12 +249,14 @@ for number in range({count}):
     try:
         if kind == "model":
             back = mc.load(path)
-            for a, b in zip(expected, back.parameters().values(), strict=True):
-                np.testing.assert_array_equal(a, b.value)
         else:
-            small_model(dropout=True).fit(x, y, 1, verbose=False, checkpoint=path, resume=True)
+            back = small_model(dropout=True)
+            back.fit(x, y, 1, verbose=False, checkpoint=path, resume=True)
+        for a, b in zip(expected, back.parameters().values(), strict=True):
+            np.testing.assert_array_equal(a, b.value)
         accepted += 1
-    except mc.MinicnnError:
+    except mc.MinicnnError as error:
+        assert not isinstance(error.__cause__, MemoryError)  # the bound is kept, not run into
         refused += 1
     for rest in folder.glob("mutated.npz.*"):
         rest.unlink()
@@ -367,7 +370,8 @@ for number in range({count}):
     try:
         attempt()
         accepted += 1
-    except mc.MinicnnError:
+    except mc.MinicnnError as error:
+        assert not isinstance(error.__cause__, MemoryError)  # the bound is kept, not run into
         refused += 1
 print(refused, accepted)
 """
