@@ -5,6 +5,7 @@ The networks themselves stand in the examples.
 
 import argparse
 import math
+import os
 import pathlib
 import shlex
 import sys
@@ -26,13 +27,14 @@ DATA = (
 GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
 
 
-def options(description, name, epochs, samples=None):
+def options(description, name, epochs, samples=None, resumes=True):
     """The command line of an example, read.
 
     Args:
         description: what the example does.
         name: of the files it leaves.
         epochs, samples: what it does unless told otherwise.
+        resumes: whether it trains by `fit`, which can go on with a run.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
@@ -40,8 +42,10 @@ def options(description, name, epochs, samples=None):
     add("--epochs", type=_count, default=epochs, help="how often every training image is seen")
     add("--batch-size", type=_count, default=32, help="images a step")
     add("--samples", type=_count, default=samples, help="train on this many images only")
-    add("--seed", type=int, default=0, help="of the weights, the batches and the split")
+    add("--seed", type=_seed, default=0, help="of the weights, the batches and the split")
     add("--backend", choices=["numpy", "cupy", "auto"], default="numpy", help="where to compute: CPU or GPU")
+    if resumes:
+        add("--checkpoint", metavar="FILE", help="keep the whole run there, and go on with the one that is there")
     add("--save", default=f"{name}.npz", metavar="FILE", help="where the trained network goes")
     add("--picture", default=f"{name}.png", metavar="FILE", help="where the picture of predictions goes")
     add("--report", metavar="DIR", help="also make a folder of pictures there, and a page, index.html, that shows them")
@@ -49,29 +53,38 @@ def options(description, name, epochs, samples=None):
     chosen = parser.parse_args()
     chosen.started = time.perf_counter()
     for path in (chosen.save, chosen.picture):  # before any work: a run must not end in a folder that is not there
-        if not pathlib.Path(path).resolve().parent.is_dir():
+        path = pathlib.Path(path).resolve()
+        if path.is_dir():
+            parser.error(f"{path} is a folder: give the name of a file")
+        if not path.parent.is_dir():
             parser.error(f"the folder of {path} does not exist")
-    if chosen.report is not None:
-        try:
+        if not os.access(path.parent, os.W_OK):
+            parser.error(f"the folder of {path} cannot be written")
+    try:
+        chosen.backend = mc.use(chosen.backend)
+        if chosen.report is not None:
             report.prepare(chosen.report)
-        except mc.MinicnnError as error:
-            parser.error(f"--report: {error}")
+    except mc.MinicnnError as error:
+        parser.error(str(error))
     return chosen
 
 
 def load_data(chosen):
     """`(x_train, y_train), (x_test, y_test)` with images (N, 1, 28, 28), and what they are, in words."""
-    if chosen.data == "letters":
-        sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
-    else:
-        source = chosen.data.removeprefix("notmnist-")
-        sets, what = mc.datasets.load_notmnist(source, seed=chosen.seed), f"notMNIST from {chosen.data}"
+    try:
+        if chosen.data == "letters":
+            sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
+        else:
+            source = chosen.data.removeprefix("notmnist-")
+            sets, what = mc.datasets.load_notmnist(source, seed=chosen.seed), f"notMNIST from {chosen.data}"
+    except mc.MinicnnError as error:
+        sys.exit(f"error: {error}")
     (x_train, y_train), (x_test, y_test) = sets
     if chosen.samples is not None:
         if chosen.samples > len(x_train):
-            raise mc.InputError(f"--samples {chosen.samples} is more than the {len(x_train)} training images")
+            sys.exit(f"error: --samples {chosen.samples} is more than the {len(x_train)} training images")
         x_train, y_train = x_train[: chosen.samples], y_train[: chosen.samples]  # they come shuffled
-    print(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test")
+    print(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test; computed by {chosen.backend}")
     return (x_train[:, None], y_train), (x_test[:, None], y_test), what
 
 
@@ -81,11 +94,19 @@ def run(model, optimizer, chosen):
     Returns:
         the exit status: 1 if the accuracy is below `--min-accuracy`.
     """
+    (x_train, y_train), test, what = load_data(chosen)
+    model.summary(chosen.batch_size)
     try:
-        mc.use(chosen.backend)
-        (x_train, y_train), test, what = load_data(chosen)
-        model.summary(chosen.batch_size)
-        history = model.fit(x_train, y_train, chosen.epochs, chosen.batch_size, optimizer, validation_split=0.1)
+        history = model.fit(
+            x_train,
+            y_train,
+            chosen.epochs,
+            chosen.batch_size,
+            optimizer,
+            validation_split=0.1,
+            checkpoint=chosen.checkpoint,
+            resume=chosen.checkpoint is not None,
+        )
         return finish(model, test, what, chosen, history, optimizer)
     except mc.MinicnnError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -152,6 +173,12 @@ def draw_predictions(model, images, labels, path, title):
 def _count(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text):
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 0, got {text!r}")
     return int(text)
 
 

@@ -10,8 +10,7 @@ from common import finish, load_data, options
 
 import minicnn as mc
 
-chosen = options(__doc__.splitlines()[0], name="training_loop", epochs=3)
-mc.use(chosen.backend)
+chosen = options(__doc__.splitlines()[0], name="training_loop", epochs=3, resumes=False)
 (x_train, y_train), test, what = load_data(chosen)
 
 model = mc.networks.lenet5(seed=chosen.seed)

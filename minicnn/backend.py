@@ -16,6 +16,7 @@ from minicnn.errors import BackendError
 from minicnn.threads import blas_libraries, in_parallel, parts, thread_count
 
 SHARED_WORK = 2**25  # multiply-adds from which it pays to share work out among the cores
+WRITTEN_DOWN = 2**23  # bytes of a product that is written down before it is added: it stays in the cache
 
 _namespaces = {np.ndarray: np}  # the type of an array -> the module that works on it
 _active = np
@@ -128,6 +129,21 @@ def product(a, b, out=None):
     return out
 
 
+def stacked_product(a, b, out=None):
+    """`a @ b` of stacks of matrices (G, S, rows, inner) and (G, S, inner, columns); on the GPU S must be 1.
+
+    CuPy copies both stacks before it multiplies them, but not single matrices, which cuBLAS takes as they lie.
+    """
+    xp = array_module(a)
+    if xp is np:
+        return np.matmul(a, b, out=out)
+    if out is None:
+        out = xp.empty((len(b), 1, a.shape[2], b.shape[3]), dtype=a.dtype)
+    for group in range(len(b)):
+        xp.matmul(a[group, 0], b[group, 0], out=out[group, 0])
+    return out
+
+
 def add_product(out, left, right, factor, keep):
     """`out = keep * out + factor * (left @ right)` in place, without writing the product down.
 
@@ -143,13 +159,19 @@ def add_product(out, left, right, factor, keep):
     if xp is not np:
         xp.cublas.gemm("N", "N", left, right, out=out, alpha=factor, beta=keep)
         return
-    suits = out.flags.c_contiguous and left.dtype == right.dtype == out.dtype and out.dtype.char in "fd"
+    left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
+    suits = out.flags.c_contiguous and out.flags.writeable and left.dtype == right.dtype == out.dtype
     gemm = _gemm(out.dtype.char) if suits else None
-    if gemm is not None:
-        gemm(out, np.ascontiguousarray(left), np.ascontiguousarray(right), factor, keep)
-        return
-    out *= keep
-    out += (factor * left) @ right
+
+    def add(rows):
+        if gemm is not None:
+            gemm(out[rows], left[rows], right, factor, keep)
+        else:
+            out[rows] *= keep
+            out[rows] += (factor * left[rows]) @ right
+
+    size = -(-len(out) // thread_count()) if gemm is not None else 1 + WRITTEN_DOWN // out[0].nbytes
+    in_parallel(add, parts(len(out), size))
 
 
 @functools.cache
@@ -158,7 +180,9 @@ def _gemm(dtype):
 
     Only a name that ends in 64_ is taken: it tells how wide the library's integers are.
     """
-    kind, number = {"f": ("s", ctypes.c_float), "d": ("d", ctypes.c_double)}[dtype]
+    if dtype not in "fd":
+        return None
+    kind, number = ("s", ctypes.c_float) if dtype == "f" else ("d", ctypes.c_double)
     names = [f"{prefix}cblas_{kind}gemm64_" for prefix in ("scipy_", "")]
     found = [getattr(library, name) for library in blas_libraries() for name in names if hasattr(library, name)]
     if not found:

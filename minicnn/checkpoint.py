@@ -221,6 +221,8 @@ class Checkpoint:
         run.go_to(place)
         self.optimizer_settings = saved["optimizer_settings"]
         _set_optimizer(run.optimizer, optimizer)
+        if run.optimizer.steps < run.batch:
+            raise ValueError(f"there cannot be {run.batch} batches after {run.optimizer.steps} steps")
         for name, parameter in parameters.items():
             parameter.value[...] = to_device(file.read(f"model/{name}"))
         for key, (name, slot) in slots.items():

@@ -8,8 +8,8 @@ makes it slow, and a judge that cannot share the formula's mistakes.
     numerical = (f(x + h) - f(x - h)) / (2 h)         (central differences, in float64)
 
 Where a function has a corner (ReLU at 0, two equal pixels in a max) it has no
-derivative: there the slopes to the left and the right differ, by which such
-points are recognised and left out.
+derivative: there the slopes to the left and the right differ, however small
+the step, by which such points are recognised and left out.
 
 Source: Chainer's gradient_check and Karpathy's "CS231n" notes describe the craft.
 """
@@ -19,7 +19,7 @@ import dataclasses
 
 import numpy as np
 
-from minicnn.backend import active, number, to_device, to_numpy
+from minicnn.backend import number, to_device, to_numpy
 from minicnn.errors import GradientError, InputError
 from minicnn.layers import Layer
 
@@ -111,13 +111,18 @@ def check(target, x, labels=None, training=False, tolerance=TOLERANCE, seed=0):
 
     Raises:
         GradientError: a gradient is wrong; the message is the report.
-        InputError: no derivative could be compared, because every point lies on a corner.
+        InputError: no derivative could be compared, because every point lies on a corner or there is none; a target
+            that is no layer, model or loss; a loss without labels.
 
     >>> from minicnn.layers import Conv2D
     >>> report = check(Conv2D(2, 3, padding="same"), np.random.default_rng(0).normal(size=(2, 1, 4, 4)))
     >>> report.passed, [entry.name for entry in report.entries]
     (True, ['x', 'weight', 'bias'])
     """
+    if isinstance(target, type) or not callable(target):
+        raise InputError(f"gradcheck needs a layer, a model or a loss, got {target!r}: did you forget the brackets ()?")
+    if labels is None and not hasattr(target, "forward"):
+        raise InputError(f"gradcheck of {type(target).__name__} needs labels=..., what its call takes second")
     # Not default_rng(seed): a caller who draws x so would get dy == x, and faults that confuse the two would pass.
     rng = np.random.default_rng([seed, 1])
     x = np.array(to_numpy(x), dtype=np.float64)
@@ -130,8 +135,9 @@ def check(target, x, labels=None, training=False, tolerance=TOLERANCE, seed=0):
     if not report.passed:
         raise GradientError(f"wrong gradient\n{report}")
     for entry in entries:
-        if not entry.checked and entry.kinks:
-            raise InputError(f"{report.target} has a corner at every point of {entry.name}: check it at another input")
+        if not entry.checked:
+            why = "has a corner at every point of" if entry.kinks else "has no number in"
+            raise InputError(f"{report.target} {why} {entry.name} {entry.shape}: check it at another input")
     return report
 
 
@@ -211,18 +217,28 @@ def _directions(array, rng):
 
 
 def _slope(value, array, direction, scale):
-    """The derivative along a direction, and whether there is a corner instead."""
+    """The derivative along a direction, and whether there is a corner instead.
+
+    At a corner the slopes to the left and the right differ, however small the step. Where a function is only bent,
+    the difference shrinks with the step; then the smaller step's derivative counts.
+    """
     here = to_numpy(array).copy()
-    xp = active()
-    array[...] = xp.asarray(here + STEP * direction)
-    up = value()
-    array[...] = xp.asarray(here - STEP * direction)
-    down = value()
-    array[...] = xp.asarray(here)
-    middle = value()
-    right, left = (up - middle) / STEP, (middle - down) / STEP
-    corner = abs(right - left) > 1e-3 * max(abs(right), abs(left), scale) + 1e-9 * abs(middle)
-    return (up - down) / (2 * STEP), corner
+    middle, difference = value(), np.inf
+    for step in (STEP, STEP / 10, STEP / 100):
+        up, down = (_value_at(value, array, here + sign * step * direction) for sign in (1, -1))
+        right, left = (up - middle) / step, (middle - down) / step
+        before, difference = difference, abs(right - left)
+        rounding = 1e-9 * abs(middle) * STEP / step
+        corner = difference > 1e-3 * max(abs(right), abs(left), scale) + rounding
+        if not corner or difference > before / 3:
+            break
+    _value_at(value, array, here)
+    return (up - down) / (2 * step), corner
+
+
+def _value_at(value, array, place):
+    array[...] = to_device(place)
+    return value()
 
 
 def report_all():

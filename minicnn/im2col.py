@@ -25,7 +25,10 @@ run, and the product's result already is the next layer's image.
 
 import dataclasses
 import math
+import numbers
 import os
+
+import numpy as np
 
 from minicnn.backend import array_module
 from minicnn.errors import InputError
@@ -41,6 +44,10 @@ def _budget(setting):
 #: Bytes that all columns in work together may take, whatever the batch and the image. Set it, or in mebibytes the
 #: environment variable MINICNN_COLUMNS_MB.
 BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB", "256"))
+TILE = 2**24  # bytes of columns in work at a time where whole rows of the output fit: larger tiles are no faster
+
+
+PADDINGS = {"same": "same", "valid": ((0, 0), (0, 0))}  # "same" depends on the image's size
 
 
 def output_size(size, kernel, stride=1, before=0, after=0, dilation=1):
@@ -140,12 +147,12 @@ class Window:
         """Whether some pixels lie in more than one window."""
         return any(stride < extent for stride, extent in zip(self.stride, self.extent, strict=True))
 
-    def taps(self, OH, OW):
-        """For each tap (kh, kw), the padded image's rows and columns that it reads for OH x OW places."""
+    def taps(self, rows, cols):
+        """For each tap (kh, kw), the padded image's rows and columns that it reads for some rows and cols of places."""
         (KH, KW), (SH, SW), (DH, DW) = self.kernel_size, self.stride, self.dilation
         for kh in range(KH):
             for kw in range(KW):
-                yield (kh, kw), _read_by_tap(slice(0, OH), SH, kh * DH), _read_by_tap(slice(0, OW), SW, kw * DW)
+                yield (kh, kw), _read_by_tap(rows, SH, kh * DH), _read_by_tap(cols, SW, kw * DW)
 
     def rows_read(self, rows):
         """The padded image's rows from the first to the last that these rows of the output read."""
@@ -177,8 +184,8 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
            [3., 4., 6., 7.],
            [4., 5., 7., 8.]])
     """
-    if x.ndim != 4:
-        raise InputError(f"im2col needs images (N, C, H, W), got shape {x.shape}")
+    if getattr(x, "ndim", None) != 4:
+        raise InputError(f"im2col needs images (N, C, H, W), got {getattr(x, 'shape', type(x).__name__)}")
     window = Window(kernel_size, stride, padding, dilation)
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
@@ -191,7 +198,7 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
         )
     image = pad(x, window.pads(H, W)).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
     columns = array_module(x).empty(shape, dtype=x.dtype)
-    for (kh, kw), rows, cols in window.taps(OH, OW):
+    for (kh, kw), rows, cols in window.taps(slice(0, OH), slice(0, OW)):
         columns[:, kh, kw] = image[:, rows, cols]
     return columns.reshape(-1, OH * OW * N)
 
@@ -228,7 +235,7 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
     (top, bottom), (left, right) = window.pads(H, W)
     columns = columns.reshape(C, *window.kernel_size, OH, OW, N)
     image = array_module(columns).zeros((C, top + H + bottom, left + W + right, N), dtype=columns.dtype)
-    for (kh, kw), rows, cols in window.taps(OH, OW):
+    for (kh, kw), rows, cols in window.taps(slice(0, OH), slice(0, OW)):
         image[:, rows, cols] += columns[:, kh, kw]
     return image[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
 
@@ -254,7 +261,10 @@ def tiles(x, window, filters):
     KH, KW = window.kernel_size
     OH, OW = window.output_shape(H, W)
     place = N * C * KH * KW * x.dtype.itemsize
-    limit = BUDGET // (2 * thread_count())  # every core has columns in work, on the way back two of them
+    limit = aim = BUDGET // 2  # on the way back there are two of them in work
+    if array_module(x) is np:
+        limit //= thread_count()  # in every core
+        aim = min(limit, TILE)
     if place > limit:
         raise InputError(
             f"the columns of one place of the window over {N} images take {place / 2**20:,.1f} MiB, more "
@@ -266,18 +276,21 @@ def tiles(x, window, filters):
         pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
         return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
     gradient = filters * C * KH * KW * x.dtype.itemsize  # of the weight, which each row makes a part of
-    rows = max(1, limit // max(place * OW, gradient))
+    rows = max(1, aim // max(place * OW, gradient))
     return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
 
 
 def tile_columns(image, window, rows, cols):
-    """The columns of one tile of the output, one matrix for each of its rows.
+    """The columns of one tile of the output, on the CPU one matrix for each of its rows.
 
     The windows of an output row read KH rows of the image; those of the next row read almost the same ones. So
     every image row is written down once, as a strip: KW copies of it, each moved by a tap. KH strips under each
     other are one output row's columns, and the next row's lie a strip further down in the same memory. Written
     once and looked at KH times, the first convolution of LeNet-5 takes 0.13 ms at batch 32, and 0.34 with every
     column written out.
+
+    On the GPU all columns are written out, as one matrix: cuBLAS multiplies one large matrix faster than many small
+    ones, and CuPy would copy overlapping memory before it multiplies.
 
     Args:
         image: padded images (G, C, HP, WP, N), their channels in G groups.
@@ -286,13 +299,18 @@ def tile_columns(image, window, rows, cols):
 
     Returns:
         (G, rows, KH * C * KW, cols * N), a view of overlapping memory that must not be written into; a copy where
-        dilation keeps the strips of a window apart.
+        dilation keeps the strips of a window apart. On the GPU (G, 1, KH * C * KW, rows * cols * N).
 
     Source: Cho & Brand, "MEC: memory-efficient convolution for deep neural network", 2017.
     """
     xp = array_module(image)
     G, C, _, _, N = image.shape
     (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
+    if xp is not np:
+        columns = xp.empty((G, KH, C, KW, rows.stop - rows.start, cols.stop - cols.start, N), dtype=image.dtype)
+        for (kh, kw), image_rows, image_cols in window.taps(rows, cols):
+            columns[:, kh, :, kw] = image[:, :, image_rows, image_cols]
+        return columns.reshape(G, 1, KH * C * KW, -1)
     image_rows = image.transpose(0, 2, 1, 3, 4)[:, window.rows_read(rows)]  # (G, S, C, WP, N)
     strips = xp.empty((*image_rows.shape[:3], KW, cols.stop - cols.start, N), dtype=image.dtype)
     for kw in range(KW):
@@ -311,7 +329,7 @@ def add_tile_columns(columns, image, window, rows, cols):
     """The adjoint of `tile_columns`: add every entry of the columns to the pixel that it was copied from.
 
     Args:
-        columns: (G, rows, KH * C * KW, cols * N).
+        columns: of the shape that `tile_columns` returns.
         image: padded images (G, C, HP, WP, N), which are added to.
         window: a Window.
         rows, cols: slices of the output's height and width.
@@ -319,6 +337,11 @@ def add_tile_columns(columns, image, window, rows, cols):
     xp = array_module(columns)
     G, C, _, _, N = image.shape
     (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
+    if xp is not np:
+        columns = columns.reshape(G, KH, C, KW, rows.stop - rows.start, cols.stop - cols.start, N)
+        for (kh, kw), image_rows, image_cols in window.taps(rows, cols):
+            image[:, :, image_rows, image_cols] += columns[:, kh, :, kw]
+        return
     image_rows = image.transpose(0, 2, 1, 3, 4)[:, window.rows_read(rows)]  # (G, S, C, WP, N)
     stacks = columns.reshape(G, columns.shape[1], KH, C * KW, -1)
     strips = xp.zeros((G, image_rows.shape[1], *stacks.shape[3:]), dtype=columns.dtype)
@@ -348,7 +371,7 @@ def pad(x, pads, value=0):
 
 def pair(value, name, least):
     """An int as (int, int); a pair as a tuple of ints, each at least `least`."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_whole(value, least):
         value = (value, value)
     if not _is_pair_of(value, lambda item: _is_whole(item, least)):
         raise InputError(f"{name} needs a whole number of at least {least}, or two of them; got {value!r}")
@@ -356,10 +379,8 @@ def pair(value, name, least):
 
 
 def _normalised_padding(padding):
-    if padding == "same":
-        return padding
-    if padding == "valid":
-        return (0, 0), (0, 0)
+    if isinstance(padding, str) and padding in PADDINGS:
+        return PADDINGS[padding]
     if _is_whole(padding, 0):
         return (int(padding),) * 2, (int(padding),) * 2
     if _is_pair_of(padding, lambda item: _is_whole(item, 0)):
@@ -385,7 +406,7 @@ def _read_by_tap(places, stride, offset):
 
 
 def _is_whole(value, least):
-    return hasattr(value, "__index__") and not isinstance(value, bool) and value >= least
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
 def _is_pair_of(value, accepts):

@@ -73,3 +73,14 @@ def he_normal(shape, rng, dtype="float32"):
 def zeros(shape, rng, dtype="float32"):
     """All zero: the usual start of a bias."""
     return np.zeros(shape, dtype=dtype)
+
+
+#: Every initializer of the library by name: what saved models may ask for.
+INITIALIZERS = {
+    function.__name__: function for function in (glorot_uniform, glorot_normal, he_uniform, he_normal, zeros)
+}
+
+
+def name_of(function):
+    """The name of one of the library's initializers; None for anything else."""
+    return next((name for name, known in INITIALIZERS.items() if function is known), None)

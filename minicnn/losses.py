@@ -10,7 +10,51 @@ from minicnn.backend import array_module, to_numpy
 from minicnn.errors import InputError
 
 
-class SoftmaxCrossEntropy:
+class Loss:
+    """What every loss is: `loss, doutputs = loss_function(outputs, labels)`.
+
+    A loss of your own needs `compute`; with `check` it refuses labels that cannot be right before any work is done.
+
+    Raises:
+        InputError: outputs that are no floating point numbers or an empty batch; what `check` refuses.
+
+    >>> import numpy as np
+    >>> class MeanAbsoluteError(Loss):
+    ...     def compute(self, outputs, labels):
+    ...         difference = outputs - labels
+    ...         return abs(difference).mean(), array_module(outputs).sign(difference) / difference.size
+    >>> loss, doutputs = MeanAbsoluteError()(np.array([[1.0, 4.0]]), np.array([[1.0, 2.0]]))
+    >>> float(loss), doutputs
+    (1.0, array([[0. , 0.5]]))
+    """
+
+    #: Whether accuracy (the largest output is the label's class) means something for this loss.
+    is_classification = False
+
+    #: Whether it works on logits, the scores before a closing Softmax, rather than on what `predict` gives.
+    takes_logits = False
+
+    def __call__(self, outputs, labels):
+        name = type(self).__name__
+        if not hasattr(outputs, "dtype") or outputs.dtype.kind != "f":
+            kind = getattr(outputs, "dtype", type(outputs).__name__)
+            raise InputError(f"{name} needs an array of floating point numbers, got {kind}")
+        if outputs.size == 0:
+            raise InputError(f"{name} needs one output at least, got shape {outputs.shape}: the batch is empty")
+        if not hasattr(labels, "dtype"):
+            labels = np.asarray(labels)
+        self.check(labels, outputs.shape)
+        return self.compute(outputs, labels)
+
+    def check(self, labels, shape):
+        """Refuse labels that do not belong to outputs of this shape, with an InputError."""
+
+    def compute(self, outputs, labels):
+        """The loss, a scalar, and its gradient by the outputs; for labels that `check` has already seen."""
+        raise NotImplementedError(f"{type(self).__name__} needs a compute method")
+
+
+class SoftmaxCrossEntropy(Loss):
     """Softmax and cross-entropy together, on logits: how surprised the network is by the labels.
 
         loss = mean over n of  sum over k of -target[n, k] * log(softmax(logits)[n, k])
@@ -39,15 +83,10 @@ class SoftmaxCrossEntropy:
     Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
     """
 
-    #: Whether accuracy (the largest output is the label's class) means something for this loss.
     is_classification = True
-
-    def __call__(self, logits, labels):
-        self.check(labels, logits.shape)
-        return self.compute(logits, labels)
+    takes_logits = True
 
     def compute(self, logits, labels):
-        """The call without its checks, for labels that `check` has already seen."""
         xp = array_module(logits)
         labels = xp.asarray(labels)
         shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), the largest is 0
@@ -93,7 +132,7 @@ class SoftmaxCrossEntropy:
         return (labels[:, None] == xp.arange(logits.shape[1])).astype(logits.dtype)
 
 
-class MeanSquaredError:
+class MeanSquaredError(Loss):
     """The mean of the squared differences, over the batch and all outputs.
 
         loss = mean((outputs - targets) ** 2),    doutputs = 2 * (outputs - targets) / outputs.size
@@ -115,14 +154,7 @@ class MeanSquaredError:
     (2.0, array([[0., 2.]]))
     """
 
-    is_classification = False
-
-    def __call__(self, outputs, targets):
-        self.check(targets, outputs.shape)
-        return self.compute(outputs, targets)
-
     def compute(self, outputs, targets):
-        """The call without its checks, for targets that `check` has already seen."""
         xp = array_module(outputs)
         difference = outputs - xp.asarray(targets, dtype=outputs.dtype)
         return (difference * difference).mean(), difference * (2 / difference.size)

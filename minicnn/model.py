@@ -56,11 +56,13 @@ class Sequential:
 
     def __init__(self, layers, input_shape=None, seed=0, dtype="float32"):
         keep_memory()
+        if not isinstance(layers, (list, tuple)):
+            raise InputError(f"Sequential needs a list of layers, got {layers!r}")
         self.layers = list(layers)
         self.seed = whole_number(seed, "seed", "Sequential", least=0)
+        if dtype not in ("float32", "float64", np.float32, np.float64):
+            raise InputError(f"Sequential computes in float32 or float64, not in {dtype!r}")
         self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise InputError(f"Sequential computes in float32 or float64, not in {self.dtype}")
         for layer in self.layers:
             if not isinstance(layer, Layer):
                 raise InputError(f"Sequential needs layers, got {layer!r}: did you forget the brackets ()?")
@@ -74,6 +76,8 @@ class Sequential:
 
     def build(self, input_shape):
         """Make all parameters for inputs of this shape (without the batch axis); returns the output's shape."""
+        if not isinstance(input_shape, (list, tuple)):
+            raise InputError(f"input_shape needs the shape of one input, such as (1, 28, 28), got {input_shape!r}")
         rng = np.random.default_rng(self.seed)
         shape = self.input_shape = tuple(whole_number(n, "input_shape", "Sequential") for n in input_shape)
         for layer in self.layers:
@@ -114,9 +118,11 @@ class Sequential:
                 `input_gradient=False` it saves the work for `dx` and returns None.
 
         Raises:
-            InputError: a batch that is not what the network was built for.
+            InputError: a batch that is not what the network was built for, or an empty one.
         """
         self._check_shape_and_dtype(x)
+        if len(x) == 0:
+            raise InputError(f"the model needs one image at least, got a batch of shape {tuple(x.shape)}")
         if self.input_shape is None:
             self.build(x.shape[1:])
         layers = self.layers[:-1] if self._ends_in_softmax() else self.layers
@@ -128,12 +134,14 @@ class Sequential:
         with one_core_blas():
             outputs, front_steps = zip(*in_parallel(forward_part, batch_parts), strict=True)
             y, steps = _forward_through(layers[front:], _joined(outputs), training)
-        taken = False
+        taken, shape, dtype = False, y.shape, y.dtype
 
         def backward(dy, input_gradient=True):
             nonlocal taken
             if taken:
                 raise InputError("this way back has been taken: run forward again")
+            if dy.shape != shape or dy.dtype != dtype:
+                raise InputError(f"the way back needs a gradient {shape} of {dtype}, got {dy.shape} of {dy.dtype}")
             taken = True
             last = None if input_gradient else self._first_learned()
             with one_core_blas():
@@ -256,6 +264,7 @@ class Sequential:
         Returns:
             a NumPy array (N, ...).
         """
+        batch_size = whole_number(batch_size, "batch_size", "predict")
         training.check_images(self, x)
         batches = [to_numpy(self(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         return np.concatenate(batches)
@@ -378,7 +387,7 @@ class Sequential:
             raise InputError("this model has no shape yet: give it input_shape=..., or call model.build(shape)")
 
     def _check_shape_and_dtype(self, x):
-        if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        if getattr(getattr(x, "dtype", None), "kind", None) is None:
             raise InputError(f"the model needs an array, got {type(x).__name__}: convert with np.asarray(x)")
         if x.dtype.kind != "f" and x.dtype != np.uint8:
             raise InputError(
@@ -468,7 +477,7 @@ def _described(description, known):
         kind = entry.pop("layer")
         if kind not in known:
             raise InputError(f"unknown layer {kind!r}: give its class in load(path, custom_layers=[...])")
-        layers.append(known[kind](**{name: _tuples(value) for name, value in entry.items()}))
+        layers.append(known[kind].from_config({name: _tuples(value) for name, value in entry.items()}))
     model = Sequential(layers, seed=description["seed"], dtype=description["dtype"])
     shape = tuple(whole_number(n, "input_shape", "Sequential") for n in description["input_shape"])
     model.input_shape = shape

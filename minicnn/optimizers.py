@@ -56,23 +56,28 @@ class Optimizer:
             parameters: `{name: Parameter}`, as from `model.parameters()`; the state is kept by name.
 
         Raises:
-            InputError: the state under a name belongs to a parameter of another shape.
+            InputError: no such dict; the state under a name belongs to a parameter of another shape.
         """
-        rate = self.learning_rate
-        norm = None if self.clip_norm is None else gradient_norm(parameters)
+        if not isinstance(parameters, dict):
+            raise InputError(f"step needs a dict of parameters, got {type(parameters).__name__}: model.parameters()")
+        rate, scale = self.learning_rate, None
+        parameters = {name: parameter for name, parameter in parameters.items() if parameter.has_gradient}
+        if parameters and self.clip_norm is not None:
+            value = next(iter(parameters.values())).value
+            norm = array_module(value).maximum(gradient_norm(parameters), self.clip_norm)
+            scale = (self.clip_norm / norm).astype(value.dtype)  # on the GPU nothing is waited for
         self.steps += 1
         for name, parameter in parameters.items():
-            if not parameter.has_gradient:
-                continue
-            state = self._state(name, parameter.value)
-            in_parallel(partial(self._update_part, parameter, state, rate, norm), parameter.gradient_parts())
+            self._change(parameter, self._state(name, parameter.value), rate, scale)
             parameter.clear_gradient()
 
-    def _update_part(self, parameter, state, rate, norm, part):
+    def _change(self, parameter, state, rate, scale):
+        in_parallel(partial(self._update_part, parameter, state, rate, scale), parameter.gradient_parts())
+
+    def _update_part(self, parameter, state, rate, scale, part):
         for rows, gradient in parameter.gradient_blocks(part):
-            if norm is not None:
-                scale = self.clip_norm / array_module(gradient).maximum(norm, self.clip_norm)
-                gradient *= scale.astype(gradient.dtype)
+            if scale is not None:
+                gradient *= scale
             block_state = {slot: array[rows] for slot, array in state.items()}
             self.update(parameter.value[rows], gradient, rate, **block_state)
 
@@ -150,11 +155,11 @@ class SGD(Optimizer):
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()
 
-    def _update_part(self, parameter, state, rate, norm, part):
-        if self.momentum or norm is not None:
-            super()._update_part(parameter, state, rate, norm, part)
+    def _change(self, parameter, state, rate, scale):
+        if self.momentum:
+            super()._change(parameter, state, rate, scale)
         else:  # nothing is remembered: one pass over the memory
-            parameter.add_to_value(part, -rate, keep=1 - rate * self.weight_decay)
+            parameter.add_to_value(-rate if scale is None else -rate * scale, keep=1 - rate * self.weight_decay)
 
     def update(self, value, gradient, rate, velocity=None):
         if self.weight_decay:
@@ -210,6 +215,8 @@ class Adam(Optimizer):
         self.beta1 = _number(beta1, "beta1", self, below=1)
         self.beta2 = _number(beta2, "beta2", self, below=1)
         self.epsilon = _number(epsilon, "epsilon", self)
+        if self.epsilon == 0:
+            raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone keeps 0 / 0 away")
 
     def update(self, value, gradient, rate, mean, square):
         xp = array_module(value)

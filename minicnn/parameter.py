@@ -9,6 +9,7 @@ it. Whoever asks for `.grad` gets the whole array.
 """
 
 from minicnn.backend import add_product, array_module
+from minicnn.errors import InputError
 from minicnn.threads import current_part, parts
 
 PRODUCT_BYTES = 2**23  # of a gradient multiplied out at a time: long enough for BLAS, and still in the cache
@@ -36,11 +37,21 @@ class Parameter:
         self.clear_gradient()
 
     def add_gradient(self, gradient):
-        """Add an array of the value's shape to the gradient. It may be kept: do not change it after."""
+        """Add an array of the value's shape to the gradient. It may be kept: do not change it after.
+
+        Raises:
+            InputError: a gradient of another shape.
+        """
+        self._check_shape(gradient.shape)
         self._whole.append((current_part() or 0, gradient))
 
     def add_product(self, left, right):
-        """Add `left (rows, N) @ right (N, columns)` to the gradient, as factors where those are smaller."""
+        """Add `left (rows, N) @ right (N, columns)` to the gradient, as factors where those are smaller.
+
+        Raises:
+            InputError: factors whose product has another shape than the value.
+        """
+        self._check_shape((left.shape[0], right.shape[1]))
         if left.shape[1] * (left.shape[0] + right.shape[1]) < left.shape[0] * right.shape[1]:
             self._products.append((left, right))
         else:
@@ -122,21 +133,19 @@ class Parameter:
             rows = slice(start, min(start + step, part.stop))
             yield rows, gradient[rows.start - part.start : rows.stop - part.start]
 
-    def add_to_value(self, part, factor, keep=1.0):
-        """`value = keep * value + factor * gradient` for some rows, a product's gradient without writing it down.
-
-        Args:
-            part: one of `gradient_parts()`.
-            factor, keep: numbers.
-        """
-        value = self.value[part]
+    def add_to_value(self, factor, keep=1.0):
+        """`value = keep * value + factor * gradient`, a product's gradient without writing it down."""
+        self._join()
         if self._products:
-            left, right = self._products[0]
-            add_product(value, left[part], right, factor, keep)
+            add_product(self.value, *self._products[0], factor, keep)
         elif keep != 1:
-            value *= keep
+            self.value *= keep
         if self._whole:
-            value += factor * self._whole[0][1][part]
+            self.value += factor * self._whole[0][1]
+
+    def _check_shape(self, shape):
+        if tuple(shape) != self.value.shape:
+            raise InputError(f"a parameter of shape {self.value.shape} needs a gradient of that shape, got {shape}")
 
     def _row_bytes(self):
         return max(1, self.value.nbytes // len(self.value))

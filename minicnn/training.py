@@ -25,9 +25,9 @@ from minicnn.divergence import Guard
 from minicnn.errors import DivergenceError, InputError
 from minicnn.interrupts import Interrupts
 from minicnn.layers.base import whole_number
-from minicnn.losses import SoftmaxCrossEntropy
+from minicnn.losses import Loss, SoftmaxCrossEntropy
 from minicnn.metrics import correct
-from minicnn.optimizers import Adam
+from minicnn.optimizers import Adam, Optimizer
 from minicnn.progress import History, Progress
 
 #: What a run's place is made of.
@@ -127,8 +127,10 @@ def fit(
         model,
         Adam() if optimizer is None else optimizer,
         SoftmaxCrossEntropy() if loss is None else loss,
-        list(callbacks),
+        [] if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else list(callbacks),
     )
+    if not isinstance(run.optimizer, Optimizer):
+        raise InputError(f"fit needs an optimizer such as minicnn.Adam(0.001), got {run.optimizer!r}")
     epochs = whole_number(epochs, "epochs", "fit", least=0)
     batch_size = whole_number(batch_size, "batch_size", "fit")
     y = np.asarray(y)
@@ -166,17 +168,20 @@ def fit(
     with Guard(model, run.loss) as guard, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         while run.epoch < epochs and not run.finished and not interrupts.asked:
             order = train
-            if shuffle:
-                order = np.random.default_rng([model.seed, run.epoch]).permutation(train)
+            if shuffle:  # by the steps taken before this epoch: a second `fit` goes on with new orders
+                order = np.random.default_rng([model.seed, run.optimizer.steps - run.batch]).permutation(train)
             with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
                 _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts)
+                if not run.seen:  # a callback stopped the training before its first batch
+                    break
                 if not interrupts.asked:
                     _end_epoch(run, validation, batch_size, guard, progress, file)
-        if file is not None and file.place != run.place():  # it was stopped within an epoch
+        asked = interrupts.asked
+        if asked and file is not None and file.place != run.place():  # it was stopped within an epoch
             _save(run, guard, file)
-    if interrupts.asked and run.epoch < epochs and not run.finished:
+    if asked and run.epoch < epochs and not run.finished:
         run.history.interrupted = True
-        print(_how_to_go_on(run, interrupts.asked, checkpoint), file=sys.stderr)
+        print(_how_to_go_on(run, asked, checkpoint), file=sys.stderr)
         return run.history
     for callback in run.callbacks:
         callback.on_train_end()
@@ -260,6 +265,8 @@ def _divided(model, x, y, loss, validation_split, validation_data):
     if validation_data is not None:
         if validation_split:
             raise InputError("fit takes validation_split or validation_data, not both")
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+            raise InputError(f"fit needs validation_data as a pair (x, y), got {type(validation_data).__name__}")
         x_validation, y_validation = validation_data
         y_validation = np.asarray(y_validation)
         check_set(model, x_validation, y_validation, loss)
@@ -332,8 +339,15 @@ def check_set(model, x, y, loss):
 
     Raises:
         InputError: an empty set, lengths that differ, a wrong shape or dtype, numbers that are not finite, or
-            labels that do not belong to the model's outputs.
+            labels that do not belong to the model's outputs; a loss that is none, or does not suit the model.
     """
+    if not isinstance(loss, Loss):
+        raise InputError(f"the loss must be one such as minicnn.SoftmaxCrossEntropy(), got {loss!r}")
+    if model._ends_in_softmax() and not loss.takes_logits:
+        raise InputError(
+            f"{type(loss).__name__} compares what the model gives, and a closing Softmax is left out in training: "
+            f"use SoftmaxCrossEntropy, or a model without the Softmax"
+        )
     check_images(model, x)
     if len(x) != len(y):
         raise InputError(f"{len(x)} images and {len(y)} labels: there must be one label an image")

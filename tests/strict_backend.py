@@ -157,7 +157,7 @@ def _asarray(values, dtype=None):
 
 
 def _gemm(transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
-    out._values[...] = alpha * (a._values @ b._values) + beta * out._values
+    out._values[...] = _inner(alpha) * (a._values @ b._values) + beta * out._values
 
 
 strict.asarray = _asarray

@@ -50,6 +50,26 @@ def test_every_layer_computes_the_same_on_the_device(make, shape, dtype, device,
     layer.forward(x_there, training=True)[1](dy_there)
 
 
+@pytest.mark.parametrize("budget", [2**20, 2**14, 2**12])
+def test_a_convolution_on_the_device_by_tiles(budget, device, rng, monkeypatch):
+    """All places at once, some rows at a time, and pieces of rows: the loops' numbers."""
+    monkeypatch.setattr("minicnn.im2col.BUDGET", budget)
+    layer = mc.Conv2D(6, (3, 2), stride=(1, 2), padding=((1, 0), (2, 1)), groups=2)
+    layer.build((4, 9, 8))
+    x = rng.normal(size=(5, 4, 9, 8)).astype("float32")
+    y, backward = layer.forward(strict.asarray(x))
+    dx = backward(y)
+    weight, bias = layer.weight.value.get(), layer.bias.value.get()
+    expected = mc.layers.convolution_by_loops(x, weight, bias, layer.stride, layer.padding, groups=2)
+    np.testing.assert_allclose(y.get(), expected, rtol=1e-4, atol=1e-5)
+    mc.use("numpy")
+    host = mc.Conv2D(6, (3, 2), stride=(1, 2), padding=((1, 0), (2, 1)), groups=2)
+    host.build((4, 9, 8))
+    _, backward = host.forward(x)
+    np.testing.assert_allclose(dx.get(), backward(expected), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layer.weight.grad.get(), host.weight.grad, rtol=1e-4, atol=1e-3)
+
+
 @all_layers
 def test_gradients_can_be_checked_on_the_device(make, shape, device, rng):
     assert mc.gradcheck.check(make(), rng.normal(size=(2, *shape)), training=True).passed

@@ -111,6 +111,18 @@ def test_letters_are_seeded_balanced_and_of_notmnists_form():
     assert not {image.tobytes() for image in x} & {image.tobytes() for image in x_test}
 
 
+def test_letters_are_harder_for_a_linear_model_than_for_lenet5():
+    """The same letters, optimizer and epochs; measured: 64 % and 78 %."""
+    (x, y), (x_test, y_test) = load_letters(train=3000, test=600, cache=False)
+    found = []
+    for make in (mc.networks.logistic_regression, mc.networks.lenet5):
+        model = make()
+        model.fit(x[:, None], y, 4, 32, mc.Adam(0.002), verbose=False)
+        found.append(model.evaluate(x_test[:, None], y_test)[1])
+    linear, lenet5 = found
+    assert 0.3 < linear < lenet5 - 0.1
+
+
 def test_letters_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
     first = load_letters(train=500, test=20)
     monkeypatch.setattr(mc.datasets.letters, "_draw", None)

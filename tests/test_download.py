@@ -14,7 +14,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import types
 
 import numpy as np
 import pytest
@@ -498,7 +497,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples lie beside the tests in a checkout only")
 @pytest.mark.parametrize("name", ["small", "large", "idx"])
-def test_the_examples_take_every_data_set_by_name(monkeypatch, server, archive, name):
+def test_the_examples_take_every_data_set_by_name(monkeypatch, server, archive, tmp_path, name):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     spec = importlib.util.spec_from_file_location("examples_common", EXAMPLES / "common.py")
     common = importlib.util.module_from_spec(spec)
@@ -508,7 +507,9 @@ def test_the_examples_take_every_data_set_by_name(monkeypatch, server, archive, 
     else:
         offer(monkeypatch, server, archive, [whole(archive)])
         monkeypatch.setattr(download, "DATA_SETS", {name: download.DATA_SETS["small"]})
-    (x, _), (x_test, _), what = common.load_data(types.SimpleNamespace(data=f"notmnist-{name}", seed=0, samples=None))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example", "--data", f"notmnist-{name}"])
+    (x, _), (x_test, _), what = common.load_data(common.options("an example", "net", epochs=1))
     assert x.shape[1:] == (1, 28, 28) and len(x) + len(x_test) == (60 if name == "idx" else 200)
     assert f"notmnist-{name}" in what
 

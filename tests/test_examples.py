@@ -78,13 +78,28 @@ def test_real_images(tmp_path, real_data):
         (["--samples", "99999999"], "99999999"),
         (["--min-accuracy", "101"], "101"),
         (["--backend", "abacus"], "abacus"),
+        (["--seed", "-1"], "-1"),
+        (["--save", "folder"], "folder"),
     ],
 )
-def test_what_cannot_be_is_said_before_any_work(tmp_path, arguments, named):
-    done = run("lenet5.py", *arguments, cwd=tmp_path)
+@pytest.mark.parametrize("script", ["lenet5.py", "training_loop.py"])
+def test_what_cannot_be_is_said_before_any_work(tmp_path, script, arguments, named):
+    (tmp_path / "folder").mkdir()
+    done = run(script, *arguments, cwd=tmp_path)
     assert done.returncode != 0
     assert named in done.stderr and "Traceback" not in done.stderr
-    assert list(tmp_path.glob("*.npz")) == []
+    assert "epoch" not in done.stdout and list(tmp_path.glob("*.npz")) == []
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    """One epoch, and a second one in another process: the network of two epochs at once."""
+    for epochs, name in ((1, "half.npz"), (2, "whole.npz")):
+        options = ("--samples", 64, "--epochs", epochs, "--save", name, "--checkpoint", "run.npz")
+        assert run("lenet5.py", *options, cwd=tmp_path).returncode == 0
+    assert run("lenet5.py", "--samples", 64, "--epochs", 2, "--save", "once.npz", cwd=tmp_path).returncode == 0
+    resumed, once = (mc.load(tmp_path / name).parameters() for name in ("whole.npz", "once.npz"))
+    for name, parameter in resumed.items():
+        np.testing.assert_array_equal(parameter.value, once[name].value)
 
 
 def test_a_layer_of_ones_own_is_checked(tmp_path):

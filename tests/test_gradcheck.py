@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.im2col import add_tile_columns
 
 
 def convolution(rng, **options):
@@ -83,13 +82,12 @@ def test_planted_faults_are_found(where, spoil, rng):
 
 def test_a_col2im_that_overwrites_is_found(rng, monkeypatch):
     def overwrite(columns, image, window, rows, cols):
-        votes = np.zeros_like(image)
-        add_tile_columns(columns, votes, window, rows, cols)
-        image[...] = votes
+        (G, C, _, _, N), (KH, KW) = image.shape, window.kernel_size
+        columns = columns.reshape(G, -1, KH, C, KW, cols.stop - cols.start, N)
+        for (kh, kw), image_rows, image_cols in window.taps(rows, cols):
+            image[:, :, image_rows, image_cols] = columns[:, :, kh, :, kw].swapaxes(1, 2)  # = instead of +=
 
     layer, x = convolution(rng)
-    monkeypatch.setattr(mc.im2col, "BUDGET", 10_000)  # a few rows at a time
-    monkeypatch.setenv("MINICNN_THREADS", "1")
     monkeypatch.setattr(mc.layers.conv, "add_tile_columns", overwrite)
     with pytest.raises(mc.GradientError, match="WRONG x"):
         mc.gradcheck.check(layer, x)
@@ -134,6 +132,45 @@ def test_corners_are_left_out_and_counted():
     ties = np.array([[[[1.0, 1.0], [0.0, -1.0]]]])
     [entry] = mc.gradcheck.check(mc.MaxPool2D(2), ties).entries
     assert (entry.checked, entry.kinks) == (2, 2)
+
+
+class Steep(mc.Layer):
+    """y = tanh(300 x): bent so much that it looks like a corner from afar. Its way back says 0 where `wrong`."""
+
+    def __init__(self, wrong=False):
+        self.wrong = wrong
+
+    def forward(self, x, training=False):
+        y = np.tanh(300 * x)
+        return y, lambda dy: dy * 300 * (1 - y * y) * (0 if self.wrong else 1)
+
+
+def test_what_is_only_bent_is_no_corner():
+    x = np.array([[-0.004, -0.001, 0.0005, 0.002, 0.006]])
+    [entry] = mc.gradcheck.check(Steep(), x).entries
+    assert (entry.checked, entry.kinks) == (5, 0)
+    with pytest.raises(mc.GradientError):
+        mc.gradcheck.check(Steep(wrong=True), x)
+
+
+def test_a_corner_close_by_is_none():
+    """ReLU at a millionth: the first step reaches over the corner, a smaller one does not."""
+    [entry] = mc.gradcheck.check(mc.ReLU(), np.array([[2e-6, -2e-6]])).entries
+    assert (entry.checked, entry.kinks) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((mc.ReLU(), np.zeros((0, 3))), "no number"),
+        ((mc.ReLU, np.ones((1, 3))), "brackets"),
+        ((mc.SoftmaxCrossEntropy(), np.ones((1, 3))), "labels"),
+        (("tanh", np.ones((1, 3))), "'tanh'"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(arguments, named):
+    with pytest.raises(mc.InputError, match=named):
+        mc.gradcheck.check(*arguments)
 
 
 def test_nothing_but_corners_is_an_error_not_a_pass():

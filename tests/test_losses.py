@@ -112,6 +112,25 @@ def test_labels_are_checked_before_anything_is_computed():
         cross_entropy(np.full((2, 3), np.inf), np.array([0, 7]))
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, mc.MeanSquaredError()])
+def test_outputs_are_checked(loss):
+    for outputs in (np.zeros((1, 2), int), np.zeros((0, 2)), [[0.0, 1.0]]):
+        with pytest.raises(mc.InputError):
+            loss(outputs, np.zeros(np.shape(outputs)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", [cross_entropy, mc.MeanSquaredError()])
+def test_the_dtype_is_the_outputs_and_nothing_given_is_written_into(loss, dtype, rng):
+    """Even where the labels have another dtype."""
+    outputs, labels = rng.normal(size=(4, 3)).astype(dtype), np.eye(3)[[0, 2, 1, 1]]
+    before = outputs.copy(), labels.copy()
+    value, gradient = loss(outputs, labels)
+    assert value.dtype == gradient.dtype == dtype
+    np.testing.assert_array_equal(outputs, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+
+
 def test_targets_of_a_regression_are_checked():
     for targets in (np.zeros((2, 1)), np.zeros(2), np.array([["a"], ["b"]])):
         with pytest.raises(mc.InputError):

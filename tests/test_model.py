@@ -150,6 +150,20 @@ REFUSED = {
     "a rate of 1": (lambda: mc.Dropout(1.0), "1.0"),
     "no filters": (lambda: mc.Conv2D(0, 3), "filters"),
     "half a unit": (lambda: mc.Dense(2.5), "2.5"),
+    "no list of layers": (lambda: mc.Sequential(mc.Dense(3)), "list"),
+    "an input shape that is a number": (lambda: mc.Sequential([mc.Dense(3)], input_shape=784), "784"),
+    "an unknown dtype": (lambda: mc.Sequential([mc.Dense(3)], dtype="foo"), "'foo'"),
+    "a list into a layer": (lambda: mc.ReLU().forward([[1.0]]), "np.asarray"),
+    "a row into Softmax": (lambda: mc.Softmax().forward(np.zeros(3)), "x[None]"),
+    "an initializer by its name": (lambda: mc.Dense(2, weight_initializer="he_normal").build((3,)), "he_normal"),
+    "a rate that is a text": (lambda: mc.Dropout("0.5"), "'0.5'"),
+    "a negative seed": (lambda: mc.Dropout(0.5, seed=-1), "-1"),
+    "an empty batch": (lambda: lenet().forward(X[:0]), "one image"),
+    "batches of no size": (lambda: lenet().predict(X, batch_size=0), "batch_size"),
+    "batches of half a size": (lambda: lenet().predict(X, batch_size=2.5), "2.5"),
+    "a gradient of another shape": (lambda: lenet().forward(X)[1](np.zeros((3, 9), "f")), "(3, 10)"),
+    "a gradient of another dtype": (lambda: lenet().forward(X)[1](np.zeros((3, 10))), "float32"),
+    "an array as padding": (lambda: mc.Conv2D(1, 3, padding=np.array([1, 2])), "padding"),
     "an input shape of 0": (lambda: mc.Sequential([mc.Flatten()], (0, 3, 3)), "0"),
 }
 
@@ -158,6 +172,53 @@ REFUSED = {
 def test_errors_name_what_came_and_the_fix(make, named):
     with pytest.raises(mc.InputError, match=re.escape(named)):
         make()
+
+
+def test_numpys_whole_numbers_are_whole_numbers(rng):
+    two, three = np.int64(2), np.int32(3)
+    layer = mc.Conv2D(np.int64(4), three, stride=two, padding=np.int8(1), dilation=np.uint8(1))
+    assert layer.window == mc.Conv2D(4, 3, 2, 1).window
+    assert mc.MaxPool2D(two, stride=three).window == mc.MaxPool2D(2, stride=3).window
+
+
+class Centred(mc.Layer):
+    """A layer of one's own that mixes the images of a batch."""
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, x, training=False):
+        return x - x.mean(axis=0), lambda dy: dy - dy.mean(axis=0)
+
+
+def test_a_layer_that_mixes_the_batch_sees_all_of_it(rng):
+    """As large a batch as the library would cut into parts for the cores."""
+    layers = [mc.Conv2D(16, 3), Centred(), mc.Conv2D(16, 3)]
+    model = mc.Sequential(layers, input_shape=(1, 28, 28))
+    x = rng.random((256, 1, 28, 28), dtype="float32")
+    expected = x
+    for layer in layers:
+        expected = layer(expected)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_initializers_are_saved_by_name(tmp_path):
+    def own(shape, rng, dtype="float32"):
+        return np.ones(shape, dtype)
+
+    dense = mc.Dense(3, weight_initializer=mc.initializers.he_normal, bias_initializer=own)
+    mc.Sequential([dense], input_shape=(4,)).save(tmp_path / "model.npz")
+    [loaded] = mc.load(tmp_path / "model.npz").layers
+    assert loaded.weight_initializer is mc.initializers.he_normal
+    assert loaded.bias_initializer is mc.initializers.zeros
+    np.testing.assert_array_equal(loaded.bias.value, 1)
+
+
+def test_multiply_adds_by_hand():
+    """Each number of the output reads a window of the channels in its group."""
+    assert mc.Conv2D(8, 3, groups=2).multiply_adds((4, 10, 10)) == 8 * 8 * 8 * (4 // 2) * 3 * 3
+    assert mc.Conv2D(6, 5, padding="same").multiply_adds((1, 28, 28)) == 6 * 28 * 28 * 25
+    assert mc.Dense(5).multiply_adds((7,)) == 35
 
 
 def test_half_precision_input_is_converted_by_the_model(rng):

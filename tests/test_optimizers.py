@@ -97,6 +97,28 @@ def test_a_product_added_in_place(dtype, order, rng):
 
 
 @all_rules
+def test_a_gradient_that_was_added_is_not_written_into(make, formula, rng):
+    gradient = rng.normal(size=(4, 3))
+    before, parameter = gradient.copy(), Parameter(np.ones((4, 3)))
+    parameter.add_gradient(gradient)
+    make().step({"w": parameter})
+    np.testing.assert_array_equal(gradient, before)
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    parameter = Parameter(np.zeros((3, 2)))
+    for add in (
+        lambda: parameter.add_gradient(np.float64(1)),
+        lambda: parameter.add_gradient(np.zeros((1, 2))),
+        lambda: parameter.add_product(np.zeros((3, 1)), np.zeros((1, 3))),
+    ):
+        with pytest.raises(mc.InputError, match=r"\(3, 2\)"):
+            add()
+    with pytest.raises(mc.InputError, match=r"model\.parameters"):
+        mc.SGD().step(mc.networks.logistic_regression())
+
+
+@all_rules
 def test_float32_stays_float32(make, formula):
     parameter = Parameter(np.ones((3, 2), "float32"))
     optimizer = make()
@@ -209,9 +231,9 @@ def test_first_weights_have_the_variance_of_the_paper(draw, variance, shape):
     assert draw(shape, np.random.default_rng(0), "float32").dtype == np.float32
 
 
-def test_the_defaults_are_kerass():
-    layer = mc.Dense(200)
-    layer.build((300,), np.random.default_rng(0))
-    expected = initializers.glorot_uniform((200, 300), np.random.default_rng(0))
+@pytest.mark.parametrize(("layer", "shape"), [(mc.Dense(200), (300,)), (mc.Conv2D(20, 3), (30, 5, 5))])
+def test_the_defaults_are_kerass(layer, shape):
+    layer.build(shape, np.random.default_rng(0))
+    expected = initializers.glorot_uniform(layer.weight.value.shape, np.random.default_rng(0))
     np.testing.assert_array_equal(layer.weight.value, expected)
     np.testing.assert_array_equal(layer.bias.value, 0)

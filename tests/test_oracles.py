@@ -193,6 +193,22 @@ class TestAgainstPyTorch:
 
         self.compare(layer, reference, rng.normal(size=(2, 4, 8, 7)), [layer.weight, layer.bias])
 
+    @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+    @pytest.mark.parametrize("padding", ["same", ((0, 2), (1, 3))])
+    @pytest.mark.parametrize("kernel", [2, 3, (4, 3)])
+    @pytest.mark.parametrize("dilation", [1, 2])
+    def test_conv2d_padded_unevenly_and_without_bias(self, padding, kernel, dilation, rng):
+        functional = self.torch.nn.functional
+        layer = built(lambda: mc.Conv2D(6, kernel, 1, padding, dilation, use_bias=False), (4, 8, 7))
+
+        def reference(x, weight):
+            if padding == "same":
+                return functional.conv2d(x, weight, padding="same", dilation=dilation)
+            (top, bottom), (left, right) = padding
+            return functional.conv2d(functional.pad(x, (left, right, top, bottom)), weight, dilation=dilation)
+
+        self.compare(layer, reference, rng.normal(size=(2, 4, 8, 7)), [layer.weight])
+
     @pytest.mark.parametrize("size", [2, 3, (2, 3)])
     @pytest.mark.parametrize("stride", [None, 1, 2])
     @pytest.mark.parametrize("padding", [0, 1])

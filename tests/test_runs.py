@@ -207,8 +207,11 @@ def test_another_network_or_data_set_is_refused(tmp_path):
     with pytest.raises(mc.InputError, match="labels"):
         small_model().fit(x, (y + 1) % 3, 2, verbose=False, checkpoint=path, resume=True)
     with pytest.raises(mc.InputError, match="loss"):
-        soft = mc.MeanSquaredError()
-        small_model().fit(x, np.eye(3)[y], 2, verbose=False, checkpoint=path, resume=True, loss=soft)
+
+        class OtherLoss(mc.SoftmaxCrossEntropy):
+            pass
+
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, loss=OtherLoss())
     with pytest.raises(mc.InputError, match="validation_data"):
         small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, validation_data=(x, y))
     with pytest.raises(mc.InputError, match="callbacks"):
@@ -263,6 +266,7 @@ STRANGE = {
     "an optimizer that is nothing": saying(optimizer=None),
     "no settings": saying(settings=None),
     "steps of a text": saying(optimizer__steps="7"),
+    "fewer steps than batches": saying(optimizer__steps=1),
     "a beta that is a text": saying(optimizer__now__beta1="x"),
     "a beta of 5": saying(optimizer__now__beta1=5.0),
     "a beta that is nothing": saying(optimizer__now__beta1=None),

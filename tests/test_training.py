@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -72,6 +73,19 @@ def test_every_image_is_seen_once_an_epoch_in_a_new_order():
     assert not all(batch == list(range(batch[0], batch[0] + len(batch))) for batch in batches)
 
 
+def test_a_second_fit_goes_on_with_new_orders():
+    """Many calls for one epoch each are as good as one call for many epochs."""
+    model, optimizer, orders = Spy([mc.Flatten(), mc.Dense(3)], input_shape=(1, 1, 1)), mc.SGD(0.0), []
+    x = np.arange(12, dtype="float32").reshape(12, 1, 1, 1)
+    for _ in range(3):
+        model.batches = []
+        model.fit(x, np.arange(12) % 3, 1, 4, optimizer, verbose=False)
+        orders.append(tuple(np.concatenate(model.batches).ravel()))
+    assert len(set(orders)) == 3
+    batches, _ = spy_on(12, 4, epochs=3)
+    assert [tuple(np.ravel(batches[3 * epoch : 3 * epoch + 3])) for epoch in range(3)] == orders
+
+
 def test_without_shuffling_the_order_is_the_given_one():
     batches, _ = spy_on(7, 3, shuffle=False)
     assert batches == [[0, 1, 2], [3, 4, 5], [6]]
@@ -96,6 +110,23 @@ def test_evaluate_and_predict_do_not_depend_on_the_batches():
     np.testing.assert_allclose(model.evaluate(x, y, batch_size=7), (loss, accuracy), rtol=1e-5)
     assert accuracy == (probabilities.argmax(axis=1) == y).mean()
     assert loss == pytest.approx(-np.log(probabilities[np.arange(50), y]).mean(), rel=1e-4)
+
+
+def test_no_set_goes_through_at_once():
+    """The memory stays flat, however large the set is."""
+    sizes = []
+
+    class Counting(mc.Sequential):
+        def forward(self, x, training=False):
+            sizes.append(len(x))
+            return super().forward(x, training)
+
+    x, y = small_set(1300)
+    model = Counting([mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
+    model.predict(x)
+    model.evaluate(x, y)
+    model.fit(x[:3], y[:3], 1, 1, validation_data=(x, y), verbose=False)
+    assert sizes == [512, 512, 276] * 2 + [1, 1, 1] + [512, 512, 276]
 
 
 def test_the_loss_alone_is_told_where_there_is_no_accuracy(rng):
@@ -192,7 +223,23 @@ def test_a_bar_on_a_terminal():
     text = shown.decode()
     for part in ("epoch 1/2", "epoch 2/2", "loss=", "accuracy=", "images/s", "100%"):
         assert part in text
+    assert re.search(r"<\d\d:\d\d, ", text)  # the time left
     assert text.count("\n") <= 4
+
+
+@pytest.mark.parametrize("when", ["on_train_begin", "on_epoch_begin"])
+def test_a_callback_can_stop_before_the_first_batch(when):
+    model = small_model()
+
+    def stop(*_):
+        model.stop_training = True
+
+    x, y = small_set(12)
+    before = [p.value.copy() for p in model.parameters().values()]
+    history = model.fit(x, y, 3, 4, callbacks=mc.LambdaCallback(**{when: stop}), verbose=False)
+    assert history == {}
+    for a, b in zip(before, model.parameters().values(), strict=True):
+        np.testing.assert_array_equal(a, b.value)
 
 
 def test_a_callback_sees_every_batch_and_can_stop():
@@ -265,11 +312,30 @@ def test_what_cannot_be_right_is_refused_before_any_work(x, y, named):
         {"callbacks": [print]},
         {"callbacks": [mc.EarlyStopping("val_loss")]},
         {"resume": True},
+        {"optimizer": "adam"},
+        {"optimizer": mc.Adam},
+        {"loss": "mse"},
+        {"loss": mc.SoftmaxCrossEntropy},
+        {"loss": lambda outputs, labels: 0},
+        {"loss": mc.MeanSquaredError()},
+        {"callbacks": ["early stopping"]},
+        {"validation_split": "0.1"},
+        {"validation_data": GOOD_X},
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(options):
     with pytest.raises(mc.InputError):
         small_model().fit(GOOD_X, GOOD_Y, verbose=False, **options)
+
+
+def test_a_closing_softmax_needs_a_loss_of_logits():
+    """MeanSquaredError would compare the logits, which is not what `predict` gives."""
+    model, targets = small_model(), np.eye(3)[GOOD_Y].astype("float32")
+    with pytest.raises(mc.InputError, match="Softmax"):
+        model.evaluate(GOOD_X, targets, mc.MeanSquaredError())
+    without = mc.Sequential([mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
+    loss, _ = without.evaluate(GOOD_X, targets, mc.MeanSquaredError())
+    assert loss == pytest.approx(((without.predict(GOOD_X) - targets) ** 2).mean(), rel=1e-5)
 
 
 def test_nothing_of_the_callers_data_is_changed():

@@ -4,6 +4,7 @@ Each acts on every number by itself (Softmax on every row) and has no parameters
 """
 
 from minicnn.backend import array_module
+from minicnn.errors import InputError
 from minicnn.layers.base import Layer
 
 
@@ -18,6 +19,8 @@ class ReLU(Layer):
 
     Source: Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines", 2010.
     """
+
+    splits_batch = True
 
     def forward(self, x, training=False):
         self.check_input(x)
@@ -39,6 +42,8 @@ class Tanh(Layer):
     Source: LeCun et al., "Efficient BackProp", 1998.
     """
 
+    splits_batch = True
+
     def forward(self, x, training=False):
         self.check_input(x)
         y = array_module(x).tanh(x)
@@ -58,6 +63,8 @@ class Sigmoid(Layer):
     >>> Sigmoid()(np.array([[0.0, -1000.0, 1000.0]]))
     array([[0.5, 0. , 1. ]])
     """
+
+    splits_batch = True
 
     def forward(self, x, training=False):
         self.check_input(x)
@@ -86,8 +93,12 @@ class Softmax(Layer):
     Source: Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
     """
 
+    splits_batch = True
+
     def forward(self, x, training=False):
         self.check_input(x)
+        if x.ndim < 2:
+            raise InputError(f"Softmax needs a batch (N, K), got shape {x.shape}: add the batch axis with x[None]")
         y = array_module(x).exp(x - x.max(axis=1, keepdims=True))
         y /= y.sum(axis=1, keepdims=True)
 

@@ -7,9 +7,11 @@ between calls: whatever the way back needs, the closure holds.
 """
 
 import inspect
+import numbers
 
 import numpy as np
 
+from minicnn import initializers
 from minicnn.backend import array_module, to_device
 from minicnn.errors import InputError
 from minicnn.parameter import Parameter
@@ -45,8 +47,9 @@ class Layer:
     #: asks the gradient of, such as the images themselves. It then returns None.
     can_skip_input_gradient = False
 
-    #: Whether a batch gives the same outputs when it is worked on in parts.
-    splits_batch = True
+    #: Whether a batch may be worked on in parts, several at the same time: each image's output must depend on that
+    #: image alone. True for the library's layers but Dropout.
+    splits_batch = False
 
     def build(self, input_shape, rng=None, dtype="float32"):
         """Check the input's shape, make the parameters, and return the output's shape.
@@ -63,6 +66,11 @@ class Layer:
         rng = rng or np.random.default_rng(0)
         for name, shape in self.parameter_shapes(input_shape).items():
             initializer = getattr(self, f"{name}_initializer")
+            if not callable(initializer):
+                raise InputError(
+                    f"{self!r} needs a function as {name}_initializer, got {initializer!r}: "
+                    f"one of minicnn.initializers, such as initializers.he_normal"
+                )
             setattr(self, name, Parameter(to_device(initializer(shape, rng, dtype))))
         return output_shape
 
@@ -104,8 +112,21 @@ class Layer:
         return 0
 
     def config(self):
-        """The constructor's arguments as plain values: what a saved model keeps of the layer."""
-        return {name: value for name, value in self._arguments().items() if not callable(value)}
+        """The constructor's arguments as plain values: what a saved model keeps of the layer.
+
+        Of the library's initializers it is the name; functions of the user's own are left out.
+        """
+        named = {name: initializers.name_of(value) or value for name, value in self._arguments().items()}
+        return {name: value for name, value in named.items() if not callable(value)}
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that gave this `config`."""
+        known = {
+            name: initializers.INITIALIZERS.get(value, value) if name.endswith("_initializer") else value
+            for name, value in config.items()
+        }
+        return cls(**known)
 
     def __repr__(self):
         signature = inspect.signature(type(self)).parameters
@@ -129,6 +150,8 @@ class Layer:
             ndim: how many axes it must have: 4 for images, 2 for vectors; None for any.
             features: the length its axis 1 must have; None for any.
         """
+        if getattr(getattr(x, "dtype", None), "kind", None) is None:
+            raise InputError(f"{self!r} needs an array, got {type(x).__name__}: convert with np.asarray(x)")
         if x.dtype.kind != "f":
             raise InputError(f"{self!r} needs floating point numbers, got {x.dtype}: convert with x.astype('float32')")
         if ndim == 4:
@@ -169,6 +192,6 @@ def check_built(layer, parameter):
 
 def whole_number(value, name, layer, least=1):
     """`value` as an int of at least `least`; InputError for anything else."""
-    if not hasattr(value, "__index__") or isinstance(value, bool) or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{layer} needs {name} as a whole number of at least {least}, got {value!r}")
     return int(value)

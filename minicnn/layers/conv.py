@@ -8,7 +8,7 @@ numbers some thousand times faster.
 import numpy as np
 
 from minicnn import initializers
-from minicnn.backend import array_module
+from minicnn.backend import array_module, stacked_product
 from minicnn.errors import InputError
 from minicnn.im2col import Window, add_tile_columns, pad, tile_columns, tiles
 from minicnn.layers.base import Layer, check_built, check_image_shape, whole_number
@@ -105,6 +105,8 @@ class Conv2D(Layer):
     Chellapilla et al., "High performance convolutional neural networks for document processing", 2006.
     """
 
+    splits_batch = True
+
     can_skip_input_gradient = True
 
     def __init__(
@@ -161,8 +163,8 @@ class Conv2D(Layer):
         places = tiles(x, self.window, F)
         y = xp.empty((F, OH, OW, N), dtype=x.dtype).transpose(3, 0, 1, 2)
         for rows, cols in places:
-            columns = tile_columns(image, self.window, rows, cols)  # (G, rows, KH*C/G*KW, cols*N)
-            xp.matmul(weight, columns, out=self._tile(y, rows, cols))
+            columns = tile_columns(image, self.window, rows, cols)  # (G, S, KH*C/G*KW, M), S matrices a group
+            stacked_product(weight, columns, out=self._tile(y, rows, cols, columns.shape[1]))
         if self.bias is not None:
             y += self.bias.value[:, None, None]
 
@@ -173,11 +175,11 @@ class Conv2D(Layer):
             dimage = xp.zeros(image.shape, dtype=x.dtype) if input_gradient else None
             for rows, cols in places:
                 columns = tile_columns(image, self.window, rows, cols)
-                dtile = self._tile(dy, rows, cols)  # (G, rows, F/G, cols*N)
+                dtile = self._tile(dy, rows, cols, columns.shape[1])  # (G, S, F/G, M)
                 # dY @ columns.T, turned over: BLAS needs half the time so
-                dweight = dweight + xp.matmul(columns, dtile.swapaxes(2, 3)).sum(axis=1)
+                dweight = dweight + stacked_product(columns, dtile.swapaxes(2, 3)).sum(axis=1)
                 if input_gradient:
-                    dcolumns = xp.matmul(weight.swapaxes(2, 3), dtile)
+                    dcolumns = stacked_product(weight.swapaxes(2, 3), dtile)
                     add_tile_columns(dcolumns, dimage, self.window, rows, cols)
             self.weight.add_gradient(self._kernels(dweight.swapaxes(1, 2)))
             if input_gradient:
@@ -191,10 +193,10 @@ class Conv2D(Layer):
         """Images (N, C, H, W) as (G, C/G, H, W, N)."""
         return x.transpose(1, 2, 3, 0).reshape(self.groups, -1, *x.shape[2:], len(x))
 
-    def _tile(self, y, rows, cols):
-        """A tile of the output as matrices, one for each row: (G, rows, F/G, cols*N); a view."""
+    def _tile(self, y, rows, cols, count):
+        """A tile of the output as `count` matrices a group: (G, count, F/G, rows*cols*N/count); a view."""
         tile = self._grouped(y)[:, :, rows, cols]
-        return tile.reshape(*tile.shape[:3], -1).swapaxes(1, 2)
+        return tile.reshape(*tile.shape[:2], count, -1).swapaxes(1, 2)
 
     def _matrices(self, weight):
         """The kernels (F, C/G, KH, KW) as matrices, a kernel in each row: (G, 1, F/G, KH*C/G*KW)."""

@@ -16,6 +16,8 @@ class Flatten(Layer):
     array([[0., 1., 2., 3., 4., 5., 6., 7.]])
     """
 
+    splits_batch = True
+
     def output_shape(self, input_shape):
         return (math.prod(input_shape),)
 

@@ -16,6 +16,8 @@ from minicnn.layers.base import Layer, check_image_shape
 class Pooling2D(Layer):
     """What max and average pooling share: the window and its arithmetic."""
 
+    splits_batch = True
+
     def __init__(self, pool_size=2, stride=None, padding="valid"):
         self.pool_size = pool_size
         self.stride = stride
@@ -84,7 +86,7 @@ class MaxPool2D(Pooling2D):
         _, C, H, W = x.shape
         _, OH, OW = self.output_shape((C, H, W))
         image = pad(x, self.window.pads(H, W), value=-math.inf).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-        taps = [(rows, cols) for _, rows, cols in self.window.taps(OH, OW)]
+        taps = [(rows, cols) for _, rows, cols in self.window.taps(slice(0, OH), slice(0, OW))]
         y = image[:, taps[0][0], taps[0][1]].copy()  # (C, OH, OW, N)
         winner = xp.zeros(y.shape, dtype="uint8" if len(taps) <= 256 else "int32")
         for tap, (rows, cols) in enumerate(taps[1:], start=1):
@@ -138,7 +140,7 @@ class AvgPool2D(Pooling2D):
         _, C, H, W = x.shape
         _, OH, OW = self.output_shape((C, H, W))
         image = pad(x, self.window.pads(H, W)).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-        taps = [(rows, cols) for _, rows, cols in self.window.taps(OH, OW)]
+        taps = [(rows, cols) for _, rows, cols in self.window.taps(slice(0, OH), slice(0, OW))]
         share = self._share(xp, H, W, OH, OW, x.dtype)
         y = image[:, taps[0][0], taps[0][1]].copy()  # (C, OH, OW, N)
         for rows, cols in taps[1:]:
@@ -181,6 +183,8 @@ class GlobalAvgPool2D(Layer):
 
     Source: Lin et al., "Network in network", 2014.
     """
+
+    splits_batch = True
 
     def output_shape(self, input_shape):
         check_image_shape(self, ("N", *input_shape))

@@ -1,10 +1,12 @@
 """Dropout: a network that cannot rely on any one unit learns several reasons for each answer."""
 
+import numbers
+
 import numpy as np
 
 from minicnn.backend import array_module
 from minicnn.errors import InputError
-from minicnn.layers.base import Layer
+from minicnn.layers.base import Layer, whole_number
 
 
 class Dropout(Layer):
@@ -33,18 +35,16 @@ class Dropout(Layer):
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014.
     """
 
-    splits_batch = False  # the mask is drawn for the whole batch at once
-
     def __init__(self, rate, seed=None):
-        if not 0 <= rate < 1:
+        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
             raise InputError(f"Dropout needs a rate of at least 0 and less than 1, got {rate!r}")
         self.rate = rate
-        self.seed = seed
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed if seed is None else whole_number(seed, "seed", "Dropout", least=0)
+        self.rng = np.random.default_rng(self.seed)
 
     def build(self, input_shape, rng=None, dtype="float32"):
-        if self.seed is None and rng is not None:
-            self.rng = rng.spawn(1)[0]
+        if self.seed is None:
+            self.rng = (rng or np.random.default_rng(0)).spawn(1)[0]
         return super().build(input_shape, rng, dtype)
 
     def forward(self, x, training=False):
