@@ -64,7 +64,10 @@ class Callback:
         return {}
 
     def restore(self, state):
-        """Take back what `state` gave; called after `on_train_begin` where a run is resumed."""
+        """Take back what `state` gave; called after `on_train_begin` where a run is resumed.
+
+        An exception, such as a ValueError where the state cannot be this callback's, refuses the checkpoint.
+        """
 
     def config(self):
         """The constructor's arguments that are plain values: what must be the same when a run is resumed."""
@@ -102,6 +105,17 @@ class _Monitor(Callback):
             return False
         self.best = value
         return True
+
+    def take_back(self, state, *counts):
+        """Restore the best number, and whole numbers of these names."""
+        best = state["best"]
+        if not (best is None or (type(best) in (int, float) and not math.isnan(best))):
+            raise ValueError(f"{type(self).__name__}'s best is {best!r:.60}")
+        for name in counts:
+            if type(state[name]) is not int or state[name] < 0:
+                raise ValueError(f"{type(self).__name__}'s {name} is {state[name]!r:.60}")
+            setattr(self, name, state[name])
+        self.best = best
 
 
 class EarlyStopping(_Monitor):
@@ -156,10 +170,15 @@ class EarlyStopping(_Monitor):
         return kept | {f"weights.{name}": weights for name, weights in self.best_weights.items()}
 
     def restore(self, state):
-        self.best, self.wait, self.stopped_epoch = state["best"], state["wait"], state["stopped_epoch"]
+        self.stopped_epoch = None
+        self.take_back(state, *["wait"] if state["stopped_epoch"] is None else ["wait", "stopped_epoch"])
         self.best_weights = {
             name.removeprefix("weights."): weights for name, weights in state.items() if name.startswith("weights.")
         }
+        parameters = self.model.parameters()
+        for name, weights in self.best_weights.items():
+            if weights.shape != parameters[name].value.shape or weights.dtype != parameters[name].value.dtype:
+                raise ValueError(f"EarlyStopping's {name} is {weights.dtype} {weights.shape}")
 
 
 class ModelCheckpoint(_Monitor):
@@ -204,7 +223,7 @@ class ModelCheckpoint(_Monitor):
         return {"best": self.best}
 
     def restore(self, state):
-        self.best = state["best"]
+        self.take_back(state)
 
 
 class ReduceLROnPlateau(_Monitor):
@@ -262,7 +281,7 @@ class ReduceLROnPlateau(_Monitor):
         return {"best": self.best, "wait": self.wait, "cooling": self.cooling}
 
     def restore(self, state):
-        self.best, self.wait, self.cooling = state["best"], state["wait"], state["cooling"]
+        self.take_back(state, "wait", "cooling")
 
 
 class LearningRateScheduler(Callback):
@@ -331,6 +350,8 @@ class CSVLogger(Callback):
         return {"text": self.text}
 
     def restore(self, state):
+        if not isinstance(state["text"], str):
+            raise ValueError(f"CSVLogger's text is {state['text']!r:.60}")
         self.text = state["text"]
 
 

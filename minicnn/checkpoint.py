@@ -13,6 +13,7 @@ found whole; and the old one is kept, as `<name>.previous`.
 """
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -27,7 +28,19 @@ from minicnn.backend import array_module, to_device, to_numpy
 from minicnn.errors import FileError, InputError
 from minicnn.files import move_whole, remove_leftovers
 from minicnn.schedules import Constant
-from minicnn.storage import ArrayFile, write_arrays
+from minicnn.storage import ArrayFile, plain_dtype, write_arrays
+
+#: What a checkpoint's description holds, and as what.
+_FORM = {
+    "settings": dict,
+    "optimizer_settings": dict,
+    "place": dict,
+    "history": list,
+    "optimizer": dict,
+    "generators": list,
+    "callbacks": list,
+    "callback_arrays": dict,
+}
 
 SCHEDULES = {kind.__name__: kind for kind in vars(schedules).values() if dataclasses.is_dataclass(kind)}
 
@@ -40,6 +53,9 @@ class Checkpoint:
             was being made.
         run: the run, as `minicnn.training.Run`.
         settings: a dict of plain values that must be the same for a run to go on.
+
+    Attributes:
+        place: the run's place as it was last saved, or None.
     """
 
     def __init__(self, path, run, settings):
@@ -50,6 +66,7 @@ class Checkpoint:
         self.settings = _as_json(settings)
         self.optimizer_settings = _as_json(optimizer_settings(run.optimizer))
         self.saved = None
+        self.place = None
         self.newest_is_whole = False
 
     def open(self, resume):
@@ -101,9 +118,11 @@ class Checkpoint:
         with self.saved as file:
             try:
                 self._restore(file)
-            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            except FileError:
+                raise
+            except Exception as error:  # whatever values of another kind lead to
                 raise FileError(f"{file.path} cannot be used: its state does not fit the run ({error!r})") from error
-        self.saved = None
+        self.saved, self.place = None, self.run.place()
         return True
 
     def close(self):
@@ -126,7 +145,7 @@ class Checkpoint:
             arrays[f"history/{name}"] = np.array(values, dtype=np.float64)
         memories = []
         for index, callback in enumerate(run.callbacks):
-            memory = callback.state()
+            memory = _memory(callback)
             arrays |= {f"callback/{index}/{key}": v for key, v in memory.items() if isinstance(v, np.ndarray)}
             memories.append({key: value for key, value in memory.items() if not isinstance(value, np.ndarray)})
         description = {
@@ -151,12 +170,15 @@ class Checkpoint:
         if self.newest_is_whole:  # a broken one must not push a whole one out
             move_whole(self.path, self.previous)
         move_whole(self.new, self.path)
-        self.newest_is_whole = True
+        self.newest_is_whole, self.place = True, description["place"]
 
     def _checked(self, path):
         """A checkpoint file, open, if all of it can be read."""
         file = ArrayFile(path, "checkpoint")
         try:
+            for name, kind in _FORM.items():
+                if not isinstance(file.description.get(name), kind):
+                    raise FileError(f"{path} cannot be used: its {name} is {file.description.get(name)!r:.60}")
             file.prove()
         except BaseException:
             file.close()
@@ -166,11 +188,10 @@ class Checkpoint:
     def _compare(self):
         """Refuse a saved run with other settings."""
         description = self.saved.description
-        different = list(_differences(description.get("settings"), self.settings))
+        different = list(_differences(description["settings"], self.settings))
         # Whoever goes on in the same session has the optimizer as the callbacks left it.
-        now = description.get("optimizer", {}).get("now")
-        if self.optimizer_settings not in (description.get("optimizer_settings"), now):
-            different += _differences(description.get("optimizer_settings"), self.optimizer_settings, "optimizer.")
+        if self.optimizer_settings not in (description["optimizer_settings"], description["optimizer"].get("now")):
+            different += _differences(description["optimizer_settings"], self.optimizer_settings, "optimizer.")
         if different:
             self.close()
             raise InputError(
@@ -190,7 +211,9 @@ class Checkpoint:
         values = {name: parameter.value for name, parameter in parameters.items()}
         expected |= {key: (values[name].shape, values[name].dtype) for key, (name, _) in slots.items()}
         expected |= {key: ((place["epoch"],), np.float64) for key in history}
-        expected |= {name: (tuple(shape), dtype) for name, (shape, dtype) in saved["callback_arrays"].items()}
+        expected |= {
+            name: (tuple(shape), plain_dtype(dtype)) for name, (shape, dtype) in saved["callback_arrays"].items()
+        }
         file.check(expected)
         own_generators = generators(run.model)
         if len(own_generators) != len(saved["generators"]) or len(run.callbacks) != len(saved["callbacks"]):
@@ -198,6 +221,10 @@ class Checkpoint:
         run.go_to(place)
         self.optimizer_settings = saved["optimizer_settings"]
         _set_optimizer(run.optimizer, optimizer)
+        if run.optimizer.steps < run.batch:
+            raise ValueError(f"{run.optimizer.steps} steps are fewer than this epoch's {run.batch} batches")
+        if run.optimizer.steps < run.batch:
+            raise ValueError(f"there cannot be {run.batch} batches after {run.optimizer.steps} steps")
         for name, parameter in parameters.items():
             parameter.value[...] = to_device(file.read(f"model/{name}"))
         for key, (name, slot) in slots.items():
@@ -223,6 +250,20 @@ def generators(model):
         for _, item in sorted(vars(layer).items())
         if isinstance(item, np.random.Generator)
     ]
+
+
+def _memory(callback):
+    """A callback's state, refused if a file cannot keep it."""
+    memory, name = callback.state(), type(callback).__name__
+    if not isinstance(memory, dict) or not all(isinstance(key, str) for key in memory):
+        raise InputError(f"{name}.state() must give a dict with texts as keys, got {memory!r:.120}")
+    for key, value in memory.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
+            raise InputError(
+                f"{name}.state() gives {key!r} as an array of {value.dtype}, and a checkpoint keeps arrays of numbers "
+                f"and plain values (JSON): give {key}.tolist(), or numbers"
+            )
+    return memory
 
 
 def fingerprint(array):
@@ -264,7 +305,7 @@ def _made(described):
     if isinstance(described, dict):
         if "function" in described:
             raise ValueError(f"the learning rate was set during the run to {described['function']}")
-        fields = {name: _made(value) if isinstance(value, dict) else value for name, value in described.items()}
+        fields = {name: _made(value) if name == "schedule" else value for name, value in described.items()}
         return SCHEDULES[fields.pop("class")](**fields)
     return Constant(float(described))
 
@@ -272,15 +313,34 @@ def _made(described):
 def _set_optimizer(optimizer, saved):
     """Give an optimizer the settings and the step that it had when it was saved, and no state yet."""
     steps, settings = saved["steps"], dict(saved["now"])
-    if type(steps) is not int or steps < 0 or settings.keys() != optimizer_settings(optimizer).keys():
+    own = optimizer_settings(optimizer)
+    if type(steps) is not int or not 0 <= steps < 2**53:
+        raise ValueError(f"the optimizer's steps are {steps!r:.60}")
+    if settings.keys() != own.keys() or settings["class"] != own["class"]:
         raise ValueError("the optimizer's settings are not its own")
+    for name, value in settings.items():  # a callback may set a number where None was, as for clip_norm
+        if name != "learning_rate" and _kind(value) != _kind(own[name]) and None not in (value, own[name]):
+            raise ValueError(f"the optimizer's {name} is {value!r:.60}")
     learning_rate = settings.pop("learning_rate")
-    if learning_rate != _as_json(_described(optimizer.schedule)):
+    if learning_rate != _as_json(own["learning_rate"]):
         optimizer.schedule = _made(learning_rate)
+    _try_constructor(optimizer, settings)
     for name, value in settings.items():
         if name != "class":
             setattr(optimizer, name, value)
     optimizer.steps, optimizer.state = steps, {}
+
+
+def _kind(value):
+    return float if type(value) is int else type(value)
+
+
+def _try_constructor(optimizer, settings):
+    """Let an optimizer's own constructor judge settings, where its arguments are its attributes."""
+    names = inspect.signature(type(optimizer)).parameters.keys()
+    settings = settings | {"learning_rate": optimizer.schedule}
+    if names <= settings.keys():
+        type(optimizer)(**{name: settings[name] for name in names})
 
 
 def _differences(saved, now, where=""):

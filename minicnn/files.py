@@ -8,11 +8,15 @@ file or the new one, never half of either.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import secrets
+import struct
+import zipfile
+import zlib
 
-from minicnn.errors import FileError
+from minicnn.errors import FileError, MinicnnError
 
 
 @contextlib.contextmanager
@@ -36,7 +40,7 @@ def write_whole(path):
     >>> path.read_bytes()
     b'all of it'
     """
-    path = pathlib.Path(os.path.realpath(path))  # a link stays a link, to the new file
+    path = _real(path)
     temporary = None
     try:
         name = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
@@ -58,6 +62,31 @@ def write_whole(path):
                 os.unlink(temporary)
 
 
+#: What reading a broken file raises, besides OSError.
+_BROKEN = (EOFError, ValueError, zlib.error, struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+
+
+@contextlib.contextmanager
+def reading(path, kind):
+    """A block that reads a file from elsewhere; what is wrong with the file becomes a FileError with its name.
+
+    Args:
+        path: the file.
+        kind: what it should be, such as "a whole archive".
+
+    Raises:
+        FileError: the file cannot be read, or is not what it should be.
+    """
+    try:
+        yield
+    except MinicnnError:
+        raise
+    except (OSError, *_BROKEN) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise FileError(f"cannot read {path}: {error.strerror}") from error
+        raise FileError(f"{path} is not {kind}: {error}") from error
+
+
 def move_whole(source, path):
     """Give a file another name in its folder, in one step that reaches the disk; what had the name is gone.
 
@@ -77,7 +106,7 @@ def remove_leftovers(path):
 
     For a file that only one process writes: a temporary file that is still being written looks the same.
     """
-    path = pathlib.Path(os.path.realpath(path))
+    path = _real(path)
     with contextlib.suppress(OSError):  # where it cannot be done, nobody is harmed
         for entry in list(os.scandir(path.parent)):
             if entry.name.startswith(_temporary_prefix(path)) and entry.name.endswith(".tmp"):
@@ -100,9 +129,18 @@ def cache_folder():
     return pathlib.Path(platformdirs.user_cache_dir("minicnn", appauthor=False))
 
 
+def _real(path):
+    """Where a path leads: a link stays a link, to the new file."""
+    try:
+        return pathlib.Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot write {os.fspath(path)!r:.300}: {error}") from error
+
+
 def _temporary_prefix(path):
-    """How the names of a path's temporary files begin: hidden, and short enough for any file system."""
-    return f".{path.name[:60]}."
+    """How the names of a path's temporary files begin: hidden, of this path alone, short enough for any file system."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return f".{path.name[:20]}.{digest}."
 
 
 def _sync_folder(folder):

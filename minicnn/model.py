@@ -496,7 +496,7 @@ def load(path, custom_layers=()):
     with ArrayFile(path, "model") as file:
         try:
             model, expected = _described(file.description, known)
-        except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except Exception as error:  # whatever values of another kind lead to
             raise FileError(f"{path} cannot be used: its description does not make a network ({error})") from error
         file.check({name: (shape, model.dtype) for name, (_, _, shape) in expected.items()})
         for name, (layer, key, _) in expected.items():

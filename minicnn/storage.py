@@ -263,6 +263,13 @@ def _read_header(member):
     return tuple(int(n) for n in re.findall(rb"\d+", shape)), np.dtype(dtype.decode())
 
 
+def plain_dtype(text):
+    """The dtype of plain numbers that a text such as "<f4" names; ValueError for any other text."""
+    if not isinstance(text, str) or re.fullmatch(r"[<>|][fiub]\d{1,2}", text) is None:
+        raise ValueError(f"{text!r:.60} is no dtype of plain numbers")
+    return np.dtype(text)
+
+
 def _plain(value):
     """NumPy's numbers as Python's, for JSON."""
     if isinstance(value, np.generic):

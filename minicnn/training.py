@@ -30,6 +30,18 @@ from minicnn.metrics import correct
 from minicnn.optimizers import Adam, Optimizer
 from minicnn.progress import History, Progress
 
+#: What a run's place is made of.
+PLACE = {
+    "epoch": int,
+    "batch": int,
+    "seen": int,
+    "total_loss": float,
+    "hits": int,
+    "seconds": float,
+    "finished": bool,
+    "stop_training": bool,
+}
+
 
 class Run:
     """A training run: who takes part, what was measured, and the place where it is.
@@ -41,6 +53,7 @@ class Run:
         seen, total_loss, hits: images of this epoch so far, the sum of their losses, and how many were right.
         seconds: this epoch's time before the run was cut.
         finished: whether a callback ended it.
+        images, batch_size: how many images an epoch has, and a batch; set by `fit`.
     """
 
     def __init__(self, model, optimizer, loss, callbacks):
@@ -75,18 +88,21 @@ class Run:
             "total_loss": number(self.total_loss),
             "hits": int(number(self.hits)),
             "seconds": self.seconds,
-            "finished": self.finished,
-            "stop_training": self.model.stop_training,
+            "finished": bool(self.finished),
+            "stop_training": bool(self.model.stop_training),
         }
 
     def go_to(self, place):
-        """Go where `place` says."""
-        for name in ("epoch", "batch", "seen", "hits"):
-            if type(place[name]) is not int or place[name] < 0:
-                raise ValueError(f"the place's {name} is {place[name]!r}")
-            setattr(self, name, place[name])
-        self.total_loss, self.seconds = float(place["total_loss"]), float(place["seconds"])
-        self.finished, self.model.stop_training = bool(place["finished"]), bool(place["stop_training"])
+        """Go where `place` says; ValueError where no run over this set can be."""
+        for name, kind in PLACE.items():
+            value = place[name]
+            if type(value) is not kind or not math.isfinite(value) or (value < 0 and name != "total_loss"):
+                raise ValueError(f"the place's {name} is {value!r:.60}")
+            setattr(self.model if name == "stop_training" else self, name, value)
+        if self.seen != min(self.batch * self.batch_size, self.images) or self.hits > self.seen:
+            raise ValueError(f"after {self.batch} batches there cannot be {self.hits} right of {self.seen} images")
+        if self.batch and (self.batch - 1) * self.batch_size >= self.images:
+            raise ValueError(f"an epoch of {self.images} images has no {self.batch} batches")
 
 
 def fit(
@@ -123,6 +139,7 @@ def fit(
     if validation_data is not None:
         validation_data = _checked_pair(model, validation_data, run.loss, validation_split)
     _check_callbacks(run.callbacks, run.loss, held_out is not None or validation_data is not None)
+    run.images, run.batch_size = len(train), batch_size
 
     file = None
     if checkpoint is not None:
@@ -168,9 +185,12 @@ def fit(
                     break
                 if not interrupts.asked:
                     _end_epoch(run, validation, batch_size, guard, progress, file)
-    if interrupts.asked and run.epoch < epochs and not run.finished:
+        asked = interrupts.asked
+        if asked and file is not None and file.place != run.place():  # it was stopped within an epoch
+            _save(run, guard, file)
+    if asked and run.epoch < epochs and not run.finished:
         run.history.interrupted = True
-        print(_how_to_go_on(run, interrupts.asked, checkpoint), file=sys.stderr)
+        print(_how_to_go_on(run, asked, checkpoint), file=sys.stderr)
         return run.history
     for callback in run.callbacks:
         callback.on_train_end()
@@ -208,11 +228,11 @@ def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint
         except Exception:
             _save(run, guard, file)
             raise
-        if interrupts.asked or (checkpoint_every is not None and now - saved >= checkpoint_every):
-            _save(run, guard, file)
-            saved = time.perf_counter()
         if interrupts.asked:
             break
+        if checkpoint_every is not None and now - saved >= checkpoint_every:
+            _save(run, guard, file)
+            saved = time.perf_counter()
 
 
 def _end_epoch(run, validation, batch_size, guard, progress, file):

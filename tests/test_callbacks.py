@@ -97,17 +97,33 @@ def test_model_checkpoint_names_every_epoch(tmp_path):
 
 
 def test_the_best_value_survives_a_resume(tmp_path):
+    """The largest loss is taken for the best, and so the first epoch is."""
     x, y = small_set(48)
 
     def train(epochs, resume):
-        best = mc.ModelCheckpoint(tmp_path / "best.npz", "loss", save_best_only=True)
+        best = mc.ModelCheckpoint(tmp_path / "best.npz", "loss", save_best_only=True, mode="max")
         small_model().fit(x, y, epochs, callbacks=[best], verbose=False, checkpoint=tmp_path / "run.npz", resume=resume)
         return best
 
     first = train(2, False)
     (tmp_path / "best.npz").unlink()
-    assert train(2, True).best == first.best
+    assert train(3, True).best == first.best
     assert not (tmp_path / "best.npz").exists()  # nothing better came, nothing was saved
+
+
+def test_a_plateau_is_counted_across_a_resume(tmp_path):
+    x, y = small_set(48)
+
+    def train(epochs, **options):
+        plateau = mc.ReduceLROnPlateau("loss", factor=0.5, patience=3, mode="max", cooldown=1)
+        optimizer = mc.SGD(0.01)
+        return small_model().fit(x, y, epochs, 16, optimizer, callbacks=[plateau], verbose=False, **options)
+
+    whole = train(8)["learning_rate"]
+    assert whole == [0.01] * 4 + [0.005] * 3 + [0.0025]
+    for epochs in (2, 3, 5, 8):
+        found = train(epochs, checkpoint=tmp_path / "run.npz", resume=True)["learning_rate"]
+        assert found == whole[:epochs]
 
 
 def test_csv_logger_and_its_resume(tmp_path):
@@ -129,6 +145,26 @@ def test_csv_logger_and_its_resume(tmp_path):
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert [float(row["loss"]) for row in rows] == history["loss"]
+
+
+def test_csv_logger_does_not_write_a_line_twice_when_its_epoch_is_done_again(tmp_path):
+    x, y = small_set(48)
+
+    def train(resume, armed):
+        def cut(epoch, logs):
+            if armed and epoch == 1:
+                raise RuntimeError
+
+        log, cutter = mc.CSVLogger(tmp_path / "log.csv"), mc.LambdaCallback(on_epoch_end=cut)
+        path = tmp_path / "run.npz"
+        small_model().fit(x, y, 3, callbacks=[log, cutter], verbose=False, checkpoint=path, resume=resume)
+
+    with pytest.raises(RuntimeError):
+        train(False, True)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3  # the line is there, the epoch is not over
+    train(True, False)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
 
 
 def test_csv_logger_appends(tmp_path):

@@ -12,9 +12,13 @@ import time
 
 import numpy as np
 import pytest
+from test_storage import described
 from test_training import small_model, small_set
 
 import minicnn as mc
+from minicnn.checkpoint import Checkpoint
+from minicnn.files import remove_leftovers, write_whole
+from minicnn.storage import ArrayFile
 
 
 class CutError(Exception):
@@ -80,7 +84,7 @@ def train(path=None, optimizer="Adam, clipped", cut=None, epochs=3, resume=False
         return None
     weights = {name: parameter.value.copy() for name, parameter in model.parameters().items()}
     state = {f"{name}/{slot}": a.copy() for name, slots in optimizer.state.items() for slot, a in slots.items()}
-    del history["seconds"]
+    history.pop("seconds", None)
     return weights | state, dict(history), (watch.best, watch.wait, optimizer.steps, optimizer.learning_rate)
 
 
@@ -137,6 +141,20 @@ def test_a_callback_that_raises_does_not_cost_the_epoch(tmp_path):
     assert watch.wait + (watch.best is not None) > 0
 
 
+def test_the_same_seed_gives_the_same_bits_whatever_ran_before(tmp_path):
+    whole = train()
+    np.random.seed(7)
+    np.random.random(5)
+    x, y = small_set(33, seed=9)
+    small_model(seed=4).fit(x, y, 1, 5, mc.SGD(0.3), verbose=False)
+    with pytest.raises(mc.InputError):
+        train(batch_size=0)
+    with pytest.raises(mc.DivergenceError):
+        model, optimizer = exploding(1e12)
+        model.fit(x, y, 1, 8, optimizer, verbose=False)
+    same(whole, train())
+
+
 def test_resuming_again_and_again_and_longer(tmp_path):
     path = tmp_path / "run.npz"
     whole = train(epochs=4)
@@ -186,6 +204,19 @@ def test_another_network_or_data_set_is_refused(tmp_path):
         changed = x.copy()
         changed[7, 0, 3, 3] += 1
         small_model().fit(changed, y, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="labels"):
+        small_model().fit(x, (y + 1) % 3, 2, verbose=False, checkpoint=path, resume=True)
+    with pytest.raises(mc.InputError, match="loss"):
+
+        class OtherLoss(mc.SoftmaxCrossEntropy):
+            pass
+
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, loss=OtherLoss())
+    with pytest.raises(mc.InputError, match="validation_data"):
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, validation_data=(x, y))
+    with pytest.raises(mc.InputError, match="callbacks"):
+        stop = mc.EarlyStopping("loss")
+        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, callbacks=[stop])
     with pytest.raises(mc.InputError, match="layers"):
         other = mc.Sequential([mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
         other.fit(x, y, 2, verbose=False, checkpoint=path, resume=True)
@@ -210,9 +241,131 @@ def test_both_files_broken_is_an_error_and_nothing_is_lost(tmp_path):
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:-30])
     kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(mc.FileError, match=r"run\.npz"):
+    assert kept.keys() == {"run.npz", "run.npz.previous"}
+    with pytest.raises(mc.FileError, match=r"run\.npz.*run\.npz\.previous"):
         train(path, resume=True)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
+
+
+def saying(**values):
+    """A change of a description: "place.seen" is given as place__seen."""
+
+    def change(description):
+        for name, value in values.items():
+            *way, last = name.split("__")
+            inner = description
+            for step in way:
+                inner = inner[int(step) if step.isdigit() else step]
+            inner[last] = value
+
+    return change
+
+
+STRANGE = {
+    "no optimizer": saying(optimizer=[]),
+    "an optimizer that is nothing": saying(optimizer=None),
+    "no settings": saying(settings=None),
+    "steps of a text": saying(optimizer__steps="7"),
+    "fewer steps than batches": saying(optimizer__steps=1),
+    "a beta that is a text": saying(optimizer__now__beta1="x"),
+    "a beta of 5": saying(optimizer__now__beta1=5.0),
+    "a beta that is nothing": saying(optimizer__now__beta1=None),
+    "another optimizer": saying(optimizer__now__class="SGD"),
+    "a learning rate below 0": saying(optimizer__now__learning_rate=-1.0),
+    "batches without images": saying(place__seen=0),
+    "more batches than there are": saying(place__batch=10**6, place__seen=40),
+    "one batch more than there is": saying(place__batch=6, place__seen=40),
+    "more right than seen": saying(place__hits=17),
+    "a loss that is a text": saying(place__total_loss="1.0"),
+    "a loss that is not finite": saying(place__total_loss=float("nan")),
+    "a time that is not finite": saying(place__seconds=float("inf")),
+    "another epoch": saying(place__epoch=0),
+    "finished, perhaps": saying(place__finished="no"),
+    "a best value that is a text": saying(callbacks__0__best="x"),
+    "a wait that is a text": saying(callbacks__0__wait="x"),
+    "a list of lists of lists": saying(callbacks__0__best=[[[]]]),
+    "no generators": saying(generators=[]),
+    "a generator of another kind": saying(generators__0__bit_generator="MT19937"),
+    "weights of another form": saying(callback_arrays={}),
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
+def test_what_no_run_could_have_saved_is_refused(tmp_path, change):
+    """With right checksums: somebody wrote them."""
+    path = tmp_path / "run.npz"
+    train(path, cut=CutAt("on_batch_end", 1, 1))
+    (tmp_path / "run.npz.previous").unlink()
+    described(path, change)
+    with pytest.raises(mc.FileError, match=r"run\.npz cannot be used"):
+        train(path, resume=True)
+
+
+def test_where_the_newest_file_makes_no_sense_the_one_before_is_used(tmp_path):
+    path = tmp_path / "run.npz"
+    whole = train()
+    train(path, cut=CutAt("on_batch_end", 2, 1))
+    described(path, saying(optimizer=None))
+    with pytest.warns(UserWarning, match="optimizer is None"):
+        same(whole, train(path, resume=True))
+
+
+def test_weights_that_early_stopping_could_not_put_back_are_refused():
+    early = mc.EarlyStopping(restore_best_weights=True)
+    early.model = small_model()
+    state = early.state() | {"best": 0.5}
+    for weights in (np.zeros(7, "float32"), np.zeros(8, "float64")):
+        with pytest.raises(ValueError, match=r"dense_1\.bias"):
+            early.restore(state | {"weights.dense_1.bias": weights})
+    early.restore(state | {"weights.dense_1.bias": np.zeros(8, "float32")})
+
+
+ODD_STATES = {
+    "objects": {"seen": np.array([None])},
+    "texts": {"seen": np.array(["a", "b"])},
+    "complex numbers": {"seen": np.array([1j])},
+    "a set": {"seen": {1, 2}},
+    "numbers as keys": {1: "a"},
+    "no dict": ["seen"],
+}
+
+
+@pytest.mark.parametrize("odd", ODD_STATES.values(), ids=ODD_STATES)
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_batch(tmp_path, odd):
+    class Odd(mc.Callback):
+        steps = 0
+
+        def state(self):
+            return odd
+
+        def on_batch_end(self, batch, loss):
+            self.steps += 1
+
+    x, y = small_set(20)
+    callback = Odd()
+    with pytest.raises(mc.InputError, match=r"Odd\.state|set"):
+        small_model().fit(x, y, 1, verbose=False, callbacks=[callback], checkpoint=tmp_path / "run.npz")
+    assert callback.steps == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_set_during_the_run_comes_back(tmp_path):
+    x, y = small_set(40)
+
+    class WarmsUp(mc.Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 0:
+                self.optimizer.learning_rate = mc.WarmUp(mc.Constant(0.1), 50)
+
+    def run(epochs, **options):
+        model, optimizer = small_model(), mc.SGD(0.01)
+        model.fit(x, y, epochs, 8, optimizer, callbacks=[WarmsUp()], verbose=False, **options)
+        return model.parameters()["dense_1.weight"].value, optimizer.learning_rate
+
+    whole = run(3)
+    run(2, checkpoint=tmp_path / "run.npz")
+    found = run(3, checkpoint=tmp_path / "run.npz", resume=True)
+    np.testing.assert_array_equal(found[0], whole[0])
+    assert found[1] == whole[1]
 
 
 PROGRAM = """
@@ -269,6 +422,39 @@ def test_a_signal_finishes_the_batch_saves_and_says_how_to_go_on(tmp_path, numbe
         np.testing.assert_array_equal(found[name], expected[name])
 
 
+@pytest.mark.parametrize("look", range(1, 16))
+def test_a_signal_between_any_two_looks_is_told_and_saved_alike(tmp_path, monkeypatch, capsys, look):
+    """The note of a signal appears when the loop looks at it for this time, as if it had come just before."""
+
+    class Noted:
+        looks = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        @property
+        def asked(self):
+            self.looks += 1
+            return "SIGINT" if self.looks >= look else None
+
+    path = tmp_path / "run.npz"
+    whole = train(epochs=2, batch_size=16)  # 3 batches an epoch
+    with monkeypatch.context() as patch:
+        patch.setattr("minicnn.training.Interrupts", Noted)
+        train(path, epochs=2, batch_size=16)
+    told = capsys.readouterr().err
+    with ArrayFile(path, "checkpoint") as file:
+        place = file.description["place"]
+    if told:
+        assert f"epoch {place['epoch'] + 1} after batch {place['batch']} and saved" in told
+    else:
+        assert place["epoch"] == 2
+    same(whole, train(path, epochs=2, batch_size=16, resume=True))
+
+
 def test_a_second_signal_stops_at_once(tmp_path):
     process = start(tmp_path, pause=30)
     process.stdout.readline()
@@ -282,25 +468,67 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert process.returncode != 0 and "KeyboardInterrupt" in told
 
 
+def newest_place(path):
+    """How many batches the newest whole file of a run has behind it: 8 an epoch."""
+    for file in (path, path.with_name(path.name + ".previous")):
+        with contextlib.suppress(mc.FileError), ArrayFile(file, "checkpoint") as opened:
+            opened.prove()
+            return 8 * opened.description["place"]["epoch"] + opened.description["place"]["batch"]
+    raise AssertionError(f"there is no whole file {path}")
+
+
 def test_killed_again_and_again_while_saving(tmp_path):
-    """Every batch is followed by a save; wherever SIGKILL falls, a whole file is there to go on from."""
+    """Every batch is followed by a save; wherever SIGKILL falls, no more than the last batch is lost."""
     rng = np.random.default_rng(0)
-    kills = 0
+    path, place = tmp_path / "run.npz", 0
     for _ in range(8):
         process = start(tmp_path, epochs=200, every=0)
-        for _ in range(int(rng.integers(1, 40))):
-            process.stdout.readline()
+        batches = int(rng.integers(1, 40))
+        for _ in range(batches):
+            assert process.stdout.readline() == "batch\n"
         time.sleep(float(rng.uniform(0, 0.02)))
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-        process.stderr.close()
-    assert kills == 8
-    process = start(tmp_path, epochs=6)
+        batches += process.communicate()[0].count("batch")
+        assert process.returncode == -signal.SIGKILL
+        before, place = place, newest_place(path)
+        assert place >= before + batches - 1  # the last one may not have been saved yet
+    epochs = place // 8 + 2
+    process = start(tmp_path, epochs=epochs)
     _, told = process.communicate()
     assert process.returncode == 0, told
     assert not list(tmp_path.glob(".*.tmp"))  # leftovers of killed saves are removed
-    assert weights(tmp_path / "weights.npz")
+    assert "done" in start(tmp_path, "whole.npz", "whole-weights.npz", epochs=epochs).communicate()[0]
+    expected, found = weights(tmp_path / "whole-weights.npz"), weights(tmp_path / "weights.npz")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("step", range(1, 25))
+def test_a_save_that_ends_at_any_step_leaves_the_one_before(tmp_path, monkeypatch, step):
+    """The steps are those that the disk sees; a save has some five of them."""
+    path, steps, saved = tmp_path / "run.npz", [], []
+
+    class Killed(BaseException):
+        pass
+
+    def ends(name, function):
+        def call(*arguments, **options):
+            steps.append(name)
+            if len(steps) == step:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    save = Checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", lambda file: (save(file), saved.append(file.place)))
+        for name in ("replace", "rename", "fsync", "unlink", "remove"):
+            patch.setattr(os, name, ends(name, getattr(os, name)))
+        with pytest.raises(Killed):
+            train(path, every=0)
+    if saved:
+        assert newest_place(path) >= 8 * saved[-1]["epoch"] + saved[-1]["batch"]
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
@@ -320,6 +548,40 @@ def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
     assert (tmp_path / "run.npz").read_bytes() == good
     assert not list(tmp_path.glob(".*.tmp"))
     assert "done 2" in start(tmp_path, epochs=2).communicate()[0]
+
+
+def test_what_a_killed_save_left_is_removed_and_nothing_of_another_run(tmp_path):
+    """Two runs side by side whose names begin alike: the one that starts leaves the other's open file alone."""
+    first, second = (tmp_path / f"{'a_long_name_' * 6}fold{fold}.npz" for fold in (1, 2))
+    with write_whole(first) as mine, write_whole(second) as other:
+        mine.write(b"left behind")
+        other.write(b"still being written")
+        assert len(list(tmp_path.iterdir())) == 2
+        remove_leftovers(first)
+        assert len(list(tmp_path.iterdir())) == 1
+        first.write_bytes(b"")
+        pathlib.Path(mine.name).touch()  # so that the block can end
+    assert second.read_bytes() == b"still being written"
+
+
+@pytest.mark.parametrize("name", ["é" * 127, "\U0001f600" * 63], ids=["é", "emoji"])
+def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path, name):
+    with write_whole(tmp_path / name) as file:
+        file.write(b"all of it")
+    assert (tmp_path / name).read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("name", ["a\0b.npz", "a" * 300], ids=["zero", "long"])
+def test_a_name_that_no_file_can_have_is_refused_before_the_training(tmp_path, name):
+    x, y = small_set(20)
+    steps = []
+    count = mc.LambdaCallback(on_batch_end=lambda batch, loss: steps.append(batch))
+    for resume in (False, True):
+        with pytest.raises(mc.FileError, match="a"):
+            small_model().fit(x, y, 1, verbose=False, callbacks=[count], checkpoint=f"{tmp_path}/{name}", resume=resume)
+    with pytest.raises(mc.FileError, match="a"):
+        small_model().save(f"{tmp_path}/{name}")
+    assert steps == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -431,3 +693,61 @@ def test_large_weights_are_put_back_from_a_file(monkeypatch):
         model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
     for name, parameter in model.parameters().items():
         np.testing.assert_array_equal(parameter.value, before[name])
+
+
+class Infinite(mc.Layer):
+    """Lets its input through, and from one call on makes one number of it infinite."""
+
+    calls = 0
+
+    def __init__(self, since=0, sign=1.0, place=0):
+        self.since, self.sign, self.place = since, sign, place
+
+    def forward(self, x, training=False):
+        y = x.copy()
+        if self.calls >= self.since:
+            y[0, self.place] = self.sign * np.inf
+        self.calls += 1
+        return y, lambda dy: dy
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_infinite_logit_stops_the_run_at_its_layer(sign, place):
+    """Plus infinity, of the right class or another, makes the loss NaN; minus infinity does if it is the right one."""
+    x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
+    model = mc.Sequential([mc.Flatten(), mc.Dense(3), Infinite(2, sign, place)], input_shape=(1, 4, 4))
+    if sign < 0 and place != 0:
+        assert np.isfinite(model.fit(x, y, 1, 8, verbose=False)["loss"][0])  # a class ruled out
+        return
+    with pytest.raises(mc.DivergenceError, match=r"batch 3 of epoch 1.*first went the output of infinite_1"):
+        model.fit(x, y, 1, 8, verbose=False)
+    assert all(np.isfinite(parameter.value).all() for parameter in model.parameters().values())
+
+
+def test_logits_that_overflow_stop_the_run_at_their_layer():
+    x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
+    model = mc.Sequential([mc.Flatten(), mc.Dense(3), mc.Dense(3)], input_shape=(1, 4, 4))
+
+    def enlarge(batch, loss):
+        model.parameters()["dense_1.weight"].value[...] = 2e38
+
+    with pytest.raises(mc.DivergenceError, match=r"batch 2 of epoch 1.*first went the output of dense_1"):
+        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=enlarge)])
+
+
+def test_an_infinite_logit_of_the_validation_stops_the_run():
+    x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
+    model = mc.Sequential([mc.Flatten(), mc.Dense(3), Infinite(3)], input_shape=(1, 4, 4))
+    with pytest.raises(mc.DivergenceError, match="the validation loss after epoch 1 is nan"):
+        model.fit(x, y, 1, 8, verbose=False, validation_data=(x[:8], y[:8]))
+
+
+def test_an_infinite_logit_spoils_its_own_image_alone():
+    """Loss and gradient are NaN, not a number that looks good."""
+    logits = np.array([[np.inf, 0.0, 1.0], [0.0, 0.0, 0.0]], "float32")
+    for label in range(3):
+        with np.errstate(invalid="ignore"):
+            loss, dlogits = mc.SoftmaxCrossEntropy()(logits, np.array([label, 0]))
+        assert np.isnan(loss) and np.isnan(dlogits[0]).any()
+        np.testing.assert_allclose(dlogits[1], [-1 / 3, 1 / 6, 1 / 6], rtol=1e-6)

@@ -109,6 +109,13 @@ def change_layer(**options):
     return lambda description: description["layers"][0].update(options)
 
 
+def deep(count):
+    value = []
+    for _ in range(count):
+        value = [value]
+    return value
+
+
 DESCRIPTIONS = {
     "of a newer version": (set_key("version", 2), "version 2"),
     "of a version that is no number": (set_key("version", "1"), "version"),
@@ -123,6 +130,8 @@ DESCRIPTIONS = {
     "of a huge input": (set_key("input_shape", [1, 10**9, 10**9]), "model"),
     "of no shape": (set_key("input_shape", "wide"), "description"),
     "that is a list": (lambda d: [1, 2], "description"),
+    "of an input without axes": (set_key("input_shape", []), "network"),
+    "of very deep lists": (change_layer(padding=deep(600)), "network"),
     "of nested lists": (set_key("layers", [[[[]]]]), "description"),
 }
 
@@ -214,9 +223,10 @@ if kind == "model":
     model = small_model(dropout=True)
     model.save(folder / "good.npz")
 else:
-    small_model(dropout=True).fit(x, y, 1, verbose=False, checkpoint=folder / "good.npz")
+    model = small_model(dropout=True)
+    model.fit(x, y, 1, verbose=False, checkpoint=folder / "good.npz")
 good = (folder / "good.npz").read_bytes()
-expected = [p.value.copy() for p in small_model(dropout=True).parameters().values()]
+expected = [p.value.copy() for p in model.parameters().values()]
 random.seed({seed})
 limit = int(open("/proc/self/statm").read().split()[0]) * 4096 + 2**27
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # 128 MiB more than now: a bound on what is asked for
@@ -239,17 +249,144 @@ for number in range({count}):
     try:
         if kind == "model":
             back = mc.load(path)
-            for a, b in zip(expected, back.parameters().values(), strict=True):
-                np.testing.assert_array_equal(a, b.value)
         else:
-            small_model(dropout=True).fit(x, y, 1, verbose=False, checkpoint=path, resume=True)
+            back = small_model(dropout=True)
+            back.fit(x, y, 1, verbose=False, checkpoint=path, resume=True)
+        for a, b in zip(expected, back.parameters().values(), strict=True):
+            np.testing.assert_array_equal(a, b.value)
         accepted += 1
-    except mc.MinicnnError:
+    except mc.MinicnnError as error:
+        assert not isinstance(error.__cause__, MemoryError)  # the bound is kept, not run into
         refused += 1
     for rest in folder.glob("mutated.npz.*"):
         rest.unlink()
 print(refused, accepted)
 """
+
+
+FUZZ_DESCRIPTION = """
+import json, pathlib, random, resource, sys, warnings
+sys.path.insert(0, {tests!r})
+import minicnn as mc, numpy as np
+from test_storage import described
+from test_training import small_model, small_set
+warnings.simplefilter("error")
+folder, kind = pathlib.Path({folder!r}), {kind!r}
+path = folder / "mutated.npz"
+x, y = small_set(40)
+random.seed({seed})
+
+class Cut(mc.Callback):
+    armed = False
+    def on_batch_end(self, batch, loss):
+        if self.armed and self.optimizer.steps == 7:
+            raise EOFError
+
+def resume(resume=True, armed=False):
+    cut = Cut()
+    cut.armed = armed
+    watchers = [
+        mc.EarlyStopping("loss", patience=9, restore_best_weights=True), mc.ReduceLROnPlateau("loss"),
+        mc.CSVLogger(folder / "log.csv"), mc.ModelCheckpoint(folder / "best.npz", "loss", save_best_only=True), cut,
+    ]
+    optimizer = mc.SGD(0.01, 0.9) if kind == "SGD" else mc.Adam()
+    model = small_model(dropout=True)
+    model.fit(x, y, 2, 8, optimizer, verbose=False, checkpoint=path, checkpoint_every=None, resume=resume,
+              callbacks=watchers)
+
+def load():
+    model = mc.load(path)
+    if np.prod(model.input_shape) < 10**5:
+        model.predict(np.zeros((2, *model.input_shape), "float32"))
+
+if kind == "model":
+    small_model(dropout=True).save(path)
+    attempt = load
+else:
+    try:
+        resume(False, True)
+    except EOFError:
+        pass
+    attempt = resume
+good = path.read_bytes()
+
+def deep(count):
+    value = []
+    for _ in range(count):
+        value = [value]
+    return value
+
+VALUES = [
+    None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 10**30, 10**400, 0.5, -0.5, 1e-300, 1e308, float("nan"),
+    float("inf"), "", "x", "nan", "Dense", "SGD", "Constant", "<f4", "(((", "\\0", "dense_1.weight", [], dict(), [0],
+    [[1, 2], [3, 4]], [1] * 1000, deep(600), deep(900), dict(function="f"), {{"class": "WarmUp", "schedule": 1}},
+    {{"class": "StepDecay", "learning_rate": 0.1, "every": 1, "factor": 1e300}},
+]
+
+TEXTS = [json.dumps(value) for value in VALUES]
+
+def places(value, found):
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found.append((value, key))
+            places(value[key], found)
+    return found
+
+def mutate(description):
+    kept = {{name: description.pop(name) for name in ("checksums", "minicnn", "version")}}
+    for _ in range(random.choice([1, 1, 1, 2, 5])):
+        found = places(description, [])
+        if not found:
+            break
+        # Long lists of numbers, such as the shapes, would take most of the choices.
+        group = random.choice(list(description))
+        within = [place for place in found if place[0] is description and place[1] == group] + places(
+            description[group], []
+        )
+        container, key = random.choice(within)
+        how = random.randrange(4)
+        if how < 2:
+            container[key] = json.loads(random.choice(TEXTS))
+        elif how == 2:
+            del container[key]
+        elif isinstance(container, list):
+            container.insert(key, json.loads(json.dumps(container[key])))
+        else:
+            other, place = random.choice(found)
+            value = 3 if isinstance(other[place], (dict, list)) else other[place]
+            container[random.choice([key, str(place)])] = value
+    description |= kept
+
+limit = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * 4096 + 2**28
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+refused = accepted = 0
+for number in range({count}):
+    for file in folder.glob("mutated.npz*"):
+        file.unlink()
+    path.write_bytes(good)
+    sys.setrecursionlimit(10**4)  # for us, who make it
+    described(path, mutate)
+    sys.setrecursionlimit(1000)
+    try:
+        attempt()
+        accepted += 1
+    except mc.MinicnnError as error:
+        assert not isinstance(error.__cause__, MemoryError)  # the bound is kept, not run into
+        refused += 1
+print(refused, accepted)
+"""
+
+
+@pytest.mark.parametrize(("kind", "count"), [("model", 4000), ("SGD", 1000), ("Adam", 1000)])
+def test_descriptions_of_anything_with_right_checksums_give_the_librarys_own_error(tmp_path, kind, count):
+    """Somebody who writes the checksums too can say what he likes; it is used if it makes sense, or refused."""
+    tests = str(pathlib.Path(__file__).parent)
+    code = FUZZ_DESCRIPTION.format(tests=tests, folder=str(tmp_path), kind=kind, count=count, seed=1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused, accepted = map(int, done.stdout.split())
+    assert refused + accepted == count
+    assert refused > 0.5 * count
 
 
 @pytest.mark.parametrize(("kind", "count"), [("model", 6000), ("checkpoint", 1500)])

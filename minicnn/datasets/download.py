@@ -2,8 +2,9 @@
 
 An address is tried with time-outs and, where the trouble may pass, again
 after a pause, going on where the last try stopped. What arrives is believed
-only when its length and checksum are those of the original. When nothing
-answers, the message says what to do by hand.
+only when its length and checksum are those of the original, or, where nobody
+states them, when it is whole by what it says itself. When nothing answers,
+the message says what to do by hand.
 
 A download library (pooch) was weighed: it verifies, but does not go on with a
 partial file, and would bring `requests` along for some forty lines saved.
@@ -19,12 +20,14 @@ import urllib.error
 import urllib.request
 from typing import NamedTuple
 
+from minicnn.datasets import idx
 from minicnn.errors import FileError
 from minicnn.files import cache_folder
 
 TIMEOUT = 20.0  # seconds without a byte after which a try is given up
 TRIES = 4  # of one address, where the trouble may pass
 PAUSE = 1.0  # seconds before the second try; doubled before each further one
+LARGEST = 2**30  # bytes taken where nobody says how many there are
 _PIECE = 2**16  # bytes read at a time
 
 
@@ -35,7 +38,7 @@ class Source(NamedTuple):
         address: its URL.
         file: the name under which it is kept.
         size: in bytes, or None where it is not known.
-        checksum: (algorithm, hexadecimal digest), or None where it is not known.
+        checksum: (algorithm, hexadecimal digest), or None for an IDX file, which shows by itself whether it is whole.
     """
 
     address: str
@@ -89,6 +92,10 @@ class _TryAgainError(Exception):
     """This address may give the file later."""
 
 
+class _NoSuchPartError(_TryAgainError):
+    """What was received before is no beginning of what this address has."""
+
+
 def fetch(name):
     """The files of a data set on this machine, downloaded if they are not here yet.
 
@@ -107,18 +114,34 @@ def fetch(name):
 
 
 def verify(path):
-    """Refuse a downloaded file whose checksum is known and another.
+    """Refuse what lies where downloads are kept and is not what it should be.
+
+    Args:
+        path: a file or folder; one that is no download may be anything.
 
     Raises:
         FileError: the file is broken, or is something else.
     """
-    for sources in (sources for files in DATA_SETS.values() for sources in files):
-        for source in sources:
-            if path == _folder() / source.file and source.checksum and _digest(path, source) != source.checksum[1]:
-                raise FileError(
-                    f"{path} is broken or something else: its {source.checksum[0]} is {_digest(path, source)} "
-                    f"instead of {source.checksum[1]}. Remove it, and it is downloaded again"
-                )
+    for source in (source for files in DATA_SETS.values() for sources in files for source in sources):
+        file = _folder() / source.file
+        if path in (file, file.parent) and file.is_file():
+            trouble = _trouble(source, file)
+            if trouble:
+                raise FileError(f"{file} is broken or something else: {trouble}. Remove it, and it is downloaded again")
+
+
+def _trouble(source, path):
+    """What is wrong with a file that should be a source's, or None."""
+    if source.checksum:
+        algorithm, expected = source.checksum
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        return None if found == expected else f"its {algorithm} is {found}, the original's {expected}"
+    try:
+        idx.check(path, 3 if "images" in source.file else 1)
+    except FileError as error:
+        return str(error)
+    return None
 
 
 def _folder():
@@ -164,9 +187,10 @@ def _download(source, path):
         except _TryAgainError as error:
             trouble = error
             continue
-        if source.checksum and _digest(partial, source) != source.checksum[1]:
+        wrong = _trouble(source, partial)
+        if wrong:
             partial.unlink()
-            raise _GoneWrongError(f"another file: its {source.checksum[0]} is not the original's")
+            raise _GoneWrongError(f"another file: {wrong}")
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -186,29 +210,43 @@ def _transfer(source, partial):
     if done:
         request.add_header("Range", f"bytes={done}-")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with _network():
+            answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except _NoSuchPartError:
+        partial.unlink(missing_ok=True)
+        raise
+    with answer:
+        with _network():
             total = _total(answer, done)
-            if source.size is not None and total not in (None, source.size):
-                raise _GoneWrongError(f"a file of {total} bytes, the original has {source.size}")
-            if done and answer.status != 206:  # it starts again from the beginning
-                done = 0
-            total = source.size if source.size is not None else total
-            received = _receive(answer, partial, done, total, source.file)
+        if source.size is not None and total not in (None, source.size):
+            raise _GoneWrongError(f"a file of {total} bytes, the original has {source.size}")
+        if done and answer.status != 206:  # it starts again from the beginning
+            done = 0
+        total = source.size if source.size is not None else total
+        received = _receive(answer, partial, done, total, source.file)
+    if total is not None and received < total:
+        raise _TryAgainError(f"cut off after {received} of {total} bytes")
+
+
+@contextlib.contextmanager
+def _network():
+    """A block in which the network can fail and no file can: what it raises says whether the trouble may pass."""
+    try:
+        yield
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what we have is not a beginning of what it has
-            partial.unlink(missing_ok=True)
-            raise _TryAgainError("it has less than was received before") from None
+        if error.code == 416:
+            raise _NoSuchPartError("it has less than was received before") from None
         kind = _TryAgainError if error.code in (408, 425, 429) or error.code >= 500 else _GoneWrongError
         raise kind(f"it answers {error.code} {error.reason}") from None
     except TimeoutError:
         raise _TryAgainError(f"no byte for {TIMEOUT:g} seconds") from None
     except urllib.error.URLError as error:
         raise _TryAgainError(f"it cannot be reached: {error.reason}") from None
-    except (http.client.HTTPException, ConnectionError) as error:
+    except (ValueError, http.client.InvalidURL) as error:
+        raise _GoneWrongError(f"it redirects to what is no address, or says what is no length: {error}") from None
+    except (http.client.HTTPException, OSError) as error:
         raise _TryAgainError(f"the connection broke: {error!r}") from None
-    if total is not None and received < total:
-        raise _TryAgainError(f"cut off after {received} of {total} bytes")
 
 
 def _total(answer, done):
@@ -237,19 +275,17 @@ def _receive(answer, partial, done, total, title):
     )
     with open(partial, "r+b" if done else "wb") as file, bar:
         file.seek(done)
-        while piece := answer.read(_PIECE):
+        while True:
+            with _network():
+                piece = answer.read(_PIECE)
+            if not piece:
+                return done
             done += len(piece)
-            if total is not None and done > total:
+            if done > (LARGEST if total is None else total):
                 file.truncate(0)
-                raise _GoneWrongError(f"it sends more than the {total} bytes of the file")
+                raise _GoneWrongError(f"it sends more than the {total or LARGEST} bytes of the file")
             file.write(piece)
             bar.update(len(piece))
-    return done
-
-
-def _digest(path, source):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, source.checksum[0]).hexdigest()
 
 
 @contextlib.contextmanager
@@ -260,10 +296,19 @@ def _only_one(path):
     except ImportError:  # Windows
         yield
         return
-    with open(path, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
+    while True:
+        with open(path, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):  # who was in the block has removed it; another may have made a new one
+                continue
+            try:
+                yield
+            finally:
                 os.unlink(path)
+            return
+
+
+def _is_at(file, path):
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
