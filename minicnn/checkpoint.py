@@ -222,8 +222,6 @@ class Checkpoint:
         self.optimizer_settings = saved["optimizer_settings"]
         _set_optimizer(run.optimizer, optimizer)
         if run.optimizer.steps < run.batch:
-            raise ValueError(f"{run.optimizer.steps} steps are fewer than this epoch's {run.batch} batches")
-        if run.optimizer.steps < run.batch:
             raise ValueError(f"there cannot be {run.batch} batches after {run.optimizer.steps} steps")
         for name, parameter in parameters.items():
             parameter.value[...] = to_device(file.read(f"model/{name}"))
