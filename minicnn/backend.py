@@ -59,7 +59,11 @@ def use(name):
 
 
 def active():
-    """The module in which new arrays are made."""
+    """The module in which new arrays are made.
+
+    >>> active().__name__
+    'numpy'
+    """
     return _active
 
 
@@ -68,6 +72,9 @@ def array_module(x):
 
     Raises:
         TypeError: `x` is not an array of either.
+
+    >>> array_module(np.ones(3)).__name__
+    'numpy'
     """
     try:
         return _namespaces[type(x)]
@@ -79,12 +86,21 @@ def array_module(x):
 
 
 def to_device(x, dtype=None):
-    """`x` as an array of the active backend, copied only if it has to be."""
+    """`x`, an array or a list, as an array of the active backend, copied only if it has to be.
+
+    >>> to_device([1, 2], dtype="float32")
+    array([1., 2.], dtype=float32)
+    """
     return _active.asarray(x, dtype=dtype)
 
 
 def to_numpy(x):
-    """`x` as a NumPy array on the host; an array that already is one comes back as it is."""
+    """`x` as a NumPy array on the host; an array that already is one comes back as it is.
+
+    >>> x = np.ones(2)
+    >>> to_numpy(x) is x
+    True
+    """
     return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
@@ -100,8 +116,10 @@ def resident(x):
 
 
 def take(x, rows):
-    """Some rows of an array, wherever it lies; the rows are a slice or indices on the host."""
-    return x[rows] if isinstance(x, np.ndarray) or isinstance(rows, slice) else x[to_device(rows)]
+    """Some rows of an array; both it and the rows, a slice or indices, may lie on the host or on the device."""
+    if isinstance(rows, slice):
+        return x[rows]
+    return x[to_numpy(rows)] if isinstance(x, np.ndarray) else x[to_device(rows)]
 
 
 def number(x):
@@ -215,10 +233,12 @@ def _working_cupy():
         trial = cupy.ones((2, 2), dtype=np.float32)
         if not float(((trial @ trial).sum() + cupy.tanh(trial).sum()).get()) > 8:
             raise BackendError("the GPU computes wrong values")
+        cupy.random.default_rng(0).random((2, 2))  # for Dropout
     except BackendError:
         raise
     except Exception as error:  # CuPy's own errors cannot be named without CuPy
-        raise BackendError(f"the GPU cannot be used: {error}; CUDA's libraries come with {extras}") from error
+        why = " ".join(str(error).split())  # CuPy's messages may have many lines
+        raise BackendError(f"the GPU cannot be used: {why}; CUDA's libraries come with {extras}") from error
     return cupy
 
 

@@ -292,6 +292,9 @@ class LearningRateScheduler(Callback):
     Args:
         schedule: a function of the epoch, counted from 0, and the present rate; it returns the new rate.
 
+    Raises:
+        InputError: something that is no function.
+
     >>> halved = LearningRateScheduler(lambda epoch, learning_rate: learning_rate if epoch < 5 else learning_rate / 2)
     """
 
@@ -358,6 +361,9 @@ class LambdaCallback(Callback):
     Args:
         on_train_begin, on_epoch_begin, on_batch_end, on_epoch_end, on_train_end: functions with the arguments
             of `Callback`'s methods of the same names, or None.
+
+    Raises:
+        InputError: something that is no function.
 
     >>> show = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
     """

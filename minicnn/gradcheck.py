@@ -118,6 +118,8 @@ def check(target, x, labels=None, training=False, tolerance=TOLERANCE, seed=0):
     >>> report = check(Conv2D(2, 3, padding="same"), np.random.default_rng(0).normal(size=(2, 1, 4, 4)))
     >>> report.passed, [entry.name for entry in report.entries]
     (True, ['x', 'weight', 'bias'])
+
+    Source: of central differences, Nocedal & Wright, "Numerical optimization", 2006, chapter 8.1.
     """
     if isinstance(target, type) or not callable(target):
         raise InputError(f"gradcheck needs a layer, a model or a loss, got {target!r}: did you forget the brackets ()?")

@@ -73,7 +73,7 @@ class SoftmaxCrossEntropy(Loss):
         dlogits: its gradient, (N, K).
 
     Raises:
-        InputError: labels of the wrong length, dtype or range.
+        InputError: labels of the wrong length, dtype or range; logits as for `Loss`.
 
     >>> import numpy as np
     >>> loss, dlogits = SoftmaxCrossEntropy()(np.array([[0.0, 0.0]]), np.array([1]))
@@ -146,7 +146,7 @@ class MeanSquaredError(Loss):
         doutputs: its gradient, of the outputs' shape.
 
     Raises:
-        InputError: shapes that differ, or targets that are no real numbers.
+        InputError: shapes that differ, or targets that are no real numbers; outputs as for `Loss`.
 
     >>> import numpy as np
     >>> loss, doutputs = MeanSquaredError()(np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]]))

@@ -52,6 +52,10 @@ class Sequential:
     >>> loss, dlogits = SoftmaxCrossEntropy()(logits, labels)
     >>> dx = backward(dlogits)
     >>> SGD().step(model.parameters())
+    >>> history = model.fit(x, labels, epochs=3, verbose=False)      # the same, again and again
+    >>> loss, accuracy = model.evaluate(x, labels)
+    >>> model.predict(x).shape, model.count_parameters()
+    ((2, 3), 131)
     """
 
     def __init__(self, layers, input_shape=None, seed=0, dtype="float32"):
@@ -75,7 +79,11 @@ class Sequential:
             self.build(input_shape)
 
     def build(self, input_shape):
-        """Make all parameters for inputs of this shape (without the batch axis); returns the output's shape."""
+        """Make all parameters for inputs of this shape (without the batch axis); returns the output's shape.
+
+        Raises:
+            InputError: no shape, or one that the layers cannot work on.
+        """
         if not isinstance(input_shape, (list, tuple)):
             raise InputError(f"input_shape needs the shape of one input, such as (1, 28, 28), got {input_shape!r}")
         rng = np.random.default_rng(self.seed)
@@ -98,7 +106,7 @@ class Sequential:
         }
 
     def count_parameters(self):
-        """How many numbers are learned."""
+        """How many numbers are learned; an InputError where the model has no shape yet."""
         self._check_built()
         return sum(parameter.value.size for parameter in self.parameters().values())
 
@@ -251,7 +259,21 @@ class Sequential:
         )
 
     def evaluate(self, x, y, loss=None, batch_size=512):
-        """The mean loss and the accuracy on a set: `(loss, accuracy)`; accuracy is None for a regression loss."""
+        """The mean loss and the accuracy on a set.
+
+        Args:
+            x: (N, *input_shape), floating point or uint8.
+            y: labels, as the loss wants them.
+            loss: SoftmaxCrossEntropy() where none is given.
+            batch_size: images at a time; bounds the memory.
+
+        Returns:
+            (loss, accuracy), two floats: the mean over all images, and the share of them that is right; the accuracy
+            is None for a loss of a regression.
+
+        Raises:
+            InputError: data or labels that cannot be right, or a loss that does not suit the model.
+        """
         return training.evaluate(self, x, y, loss or SoftmaxCrossEntropy(), batch_size)
 
     def predict(self, x, batch_size=512):
@@ -262,7 +284,10 @@ class Sequential:
             batch_size: images at a time; bounds the memory.
 
         Returns:
-            a NumPy array (N, ...).
+            a NumPy array (N, ...) of the model's dtype.
+
+        Raises:
+            InputError: images that the model cannot take, or that are not finite.
         """
         batch_size = whole_number(batch_size, "batch_size", "predict")
         training.check_images(self, x)
@@ -275,6 +300,9 @@ class Sequential:
         Args:
             batch_size: of the step whose memory is shown.
             print_fn: called with each line.
+
+        Raises:
+            InputError: the model has no shape yet.
         """
         header, rows, totals = self._summary(batch_size)
         width = max([22, *(len(row[0]) for row in rows)])
@@ -456,6 +484,13 @@ def load(path, custom_layers=()):
     Raises:
         FileError: the file is missing, cut, altered, of a newer version, not a model, or its arrays do not fit
             its description. Nothing of it is run, and no array is read before its shape is checked.
+
+    >>> import tempfile
+    >>> from minicnn.layers import Dense
+    >>> path = tempfile.mkdtemp() + "/model.npz"
+    >>> Sequential([Dense(3)], input_shape=(4,)).save(path)
+    >>> load(path).layers
+    [Dense(3)]
     """
     known = LAYERS | {layer.__name__: layer for layer in custom_layers}
     with ArrayFile(path, "model") as file:

@@ -19,7 +19,26 @@ from minicnn.threads import in_parallel, one_core_blas
 class Optimizer:
     """What all optimizers share: the step count, the learning rate, and state kept by parameter name.
 
-    A rule of your own needs `slots` and `update`.
+    A rule of your own needs `update`, and `slots` if it remembers anything.
+
+    Args:
+        learning_rate: a number of at least 0, or a schedule.
+        weight_decay: at least 0.
+        clip_norm: the largest global norm of the gradients, above 0, or None.
+
+    Raises:
+        InputError: a number out of its range.
+
+    >>> import numpy as np
+    >>> from minicnn.parameter import Parameter
+    >>> class SignDescent(Optimizer):
+    ...     def update(self, value, gradient, rate):
+    ...         value -= rate * np.sign(gradient)
+    >>> p = Parameter(np.array([1.0, 1.0]))
+    >>> p.add_gradient(np.array([30.0, -0.2]))
+    >>> SignDescent(0.5).step({"w": p})
+    >>> p.value
+    array([0.5, 1.5])
 
     Attributes:
         steps: how many steps were taken.

@@ -31,6 +31,12 @@ class _Schedule:
 class Constant(_Schedule):
     """The same rate for ever.
 
+    Args:
+        learning_rate: at least 0.
+
+    Raises:
+        InputError: a number out of its range.
+
     >>> Constant(0.1)(1000)
     0.1
     """
@@ -44,6 +50,14 @@ class Constant(_Schedule):
 @dataclasses.dataclass
 class StepDecay(_Schedule):
     """`learning_rate * factor ** floor(step / every)`: a drop every so many steps.
+
+    Args:
+        learning_rate: of the first step, at least 0.
+        every: steps from drop to drop, above 0.
+        factor: what the rate is multiplied by at each, at least 0.
+
+    Raises:
+        InputError: a number out of its range.
 
     >>> rate = StepDecay(0.1, every=100, factor=0.5)
     >>> rate(99), rate(100), rate(250)
@@ -62,6 +76,14 @@ class StepDecay(_Schedule):
 class ExponentialDecay(_Schedule):
     """`learning_rate * factor ** (step / every)`: the same as StepDecay, but smooth.
 
+    Args:
+        learning_rate: of the first step, at least 0.
+        every: steps in which the rate is multiplied by `factor` once, above 0.
+        factor: at least 0.
+
+    Raises:
+        InputError: a number out of its range.
+
     >>> round(ExponentialDecay(0.1, every=100, factor=0.25)(50), 6)
     0.05
     """
@@ -79,6 +101,14 @@ class CosineDecay(_Schedule):
     """Half a cosine from `learning_rate` down to `minimum` in `steps` steps, then `minimum`.
 
         minimum + (learning_rate - minimum) * (1 + cos(pi * step / steps)) / 2
+
+    Args:
+        learning_rate: of the first step, at least 0.
+        steps: from the first to the last of the curve, above 0.
+        minimum: the rate from there on, at least 0.
+
+    Raises:
+        InputError: a number out of its range.
 
     >>> rate = CosineDecay(0.1, steps=100)
     >>> rate(0), round(rate(50), 6), rate(1000)
@@ -99,6 +129,13 @@ class CosineDecay(_Schedule):
 @dataclasses.dataclass
 class WarmUp(_Schedule):
     """A straight line up to the start of another schedule over `steps` steps; then that schedule.
+
+    Args:
+        schedule: a schedule, or a function of the step.
+        steps: of the straight line, above 0.
+
+    Raises:
+        InputError: a number out of its range.
 
     >>> rate = WarmUp(Constant(0.1), steps=4)
     >>> [round(rate(step), 3) for step in range(6)]

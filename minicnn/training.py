@@ -135,8 +135,10 @@ def fit(
     batch_size = whole_number(batch_size, "batch_size", "fit")
     y = np.asarray(y)
     check_set(model, x, y, run.loss)
-    train, validation = _divided(model, x, y, run.loss, validation_split, validation_data)
-    _check_callbacks(run.callbacks, run.loss, validation)
+    train, held_out = _divided(y, run.loss, validation_split, model.seed)
+    if validation_data is not None:
+        validation_data = _checked_pair(model, validation_data, run.loss, validation_split)
+    _check_callbacks(run.callbacks, run.loss, held_out is not None or validation_data is not None)
     run.images, run.batch_size = len(train), batch_size
 
     file = None
@@ -149,7 +151,7 @@ def fit(
             "images": fingerprint(x),
             "labels": fingerprint(y),
             "validation_split": validation_split,
-            "validation_data": None if validation_data is None else [fingerprint(part) for part in validation],
+            "validation_data": None if validation_data is None else [fingerprint(part) for part in validation_data],
             "callbacks": [{"class": type(callback).__name__, **callback.config()} for callback in run.callbacks],
         }
         file = Checkpoint(checkpoint, run, settings)
@@ -158,6 +160,11 @@ def fit(
         raise InputError("fit with resume=True needs checkpoint=PATH, the file to go on from")
 
     x, y = resident(x), resident(y)
+    validation = None
+    if validation_data is not None:
+        validation = tuple(map(resident, validation_data))
+    elif held_out is not None:
+        validation = Rows(x, held_out), take(y, held_out)
     model.stop_training = False
     for callback in run.callbacks:
         callback.model, callback.optimizer = model, run.optimizer
@@ -170,6 +177,8 @@ def fit(
             order = train
             if shuffle:  # by the steps taken before this epoch: a second `fit` goes on with new orders
                 order = np.random.default_rng([model.seed, run.optimizer.steps - run.batch]).permutation(train)
+            if not isinstance(x, np.ndarray):  # on the device: then the batches' indices are there, too
+                order = to_device(order)
             with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
                 _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts)
                 if not run.seen:  # a callback stopped the training before its first batch
@@ -259,31 +268,31 @@ def _save(run, guard, file):
         file.save()
 
 
-def _divided(model, x, y, loss, validation_split, validation_data):
-    """The rows to train on, and the validation set `(x, y)` or None."""
-    everything = np.arange(len(x))
-    if validation_data is not None:
-        if validation_split:
-            raise InputError("fit takes validation_split or validation_data, not both")
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-            raise InputError(f"fit needs validation_data as a pair (x, y), got {type(validation_data).__name__}")
-        x_validation, y_validation = validation_data
-        y_validation = np.asarray(y_validation)
-        check_set(model, x_validation, y_validation, loss)
-        return everything, (x_validation, y_validation)
+def _divided(y, loss, validation_split, seed):
+    """The rows to train on, and those held out to validate on, or None."""
     if not validation_split:
-        return everything, None
+        return np.arange(len(y)), None
     classes = np.zeros(len(y), dtype=int)
     if loss.is_classification:
         classes = y.argmax(axis=1) if y.ndim == 2 else y
-    train, held_out = stratified_split(classes, validation_split, np.random.default_rng(model.seed))
-    return train, (Rows(x, held_out), y[held_out])
+    return stratified_split(classes, validation_split, np.random.default_rng(seed))
 
 
-def _check_callbacks(callbacks, loss, validation):
+def _checked_pair(model, validation_data, loss, validation_split):
+    """The validation set (x, y) that was given, once it can be right."""
+    if validation_split:
+        raise InputError("fit takes validation_split or validation_data, not both")
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise InputError(f"fit needs validation_data as a pair (x, y), got {type(validation_data).__name__}")
+    x, y = validation_data[0], np.asarray(validation_data[1])
+    check_set(model, x, y, loss)
+    return x, y
+
+
+def _check_callbacks(callbacks, loss, validates):
     """Refuse what is no callback, or waits for a number that this run does not measure."""
     measured = ["loss"] + ["accuracy"] * loss.is_classification
-    if validation is not None:
+    if validates:
         measured += [f"val_{name}" for name in measured]
     measured += ["learning_rate", "seconds"]
     for callback in callbacks:

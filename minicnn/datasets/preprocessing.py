@@ -2,13 +2,16 @@
 
 import numpy as np
 
+from minicnn.errors import InputError
+
 
 def normalize(x, axis=1):
     """Divide by the L2 norm along one axis, as Keras's `normalize` does; what is all zero stays zero.
 
         y = x / sqrt(sum of x**2 along the axis)
 
-    The lab called it on images (N, 28, 28) with `axis=1`: every column of pixels gets the length 1.
+    The lab called it on images (N, 28, 28) with `axis=1`: every column of pixels gets the length 1. On images
+    (N, 1, 28, 28) axis 1 is the channel, where it would make every pixel 1 or -1: take `axis=2` there.
 
     Args:
         x: an array of numbers.
@@ -17,11 +20,16 @@ def normalize(x, axis=1):
     Returns:
         an array of the same shape; float64 stays float64, everything else becomes float32.
 
+    Raises:
+        InputError: an axis that the array has not.
+
     >>> normalize(np.array([[3.0, 0.0], [4.0, 0.0]]), axis=0)
     array([[0.6, 0. ],
            [0.8, 0. ]])
     """
     x = np.asarray(x)
+    if not -x.ndim <= axis < x.ndim:
+        raise InputError(f"normalize along axis {axis} needs an array with that axis, got shape {x.shape}")
     x = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
     norm = np.sqrt((x * x).sum(axis=axis, keepdims=True))
     norm[norm == 0] = 1

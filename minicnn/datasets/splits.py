@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 
+from minicnn.backend import take
 from minicnn.errors import InputError
 
 
@@ -81,4 +82,4 @@ class Rows:
         return len(self.indices)
 
     def __getitem__(self, rows):
-        return self.array[self.indices[rows]]
+        return take(self.array, self.indices[rows])

@@ -22,6 +22,11 @@ class Explanation:
 
     Attributes:
         data: everything that the page shows, as plain values and NumPy arrays.
+
+    >>> import minicnn as mc, numpy as np
+    >>> explanation = explain(mc.networks.logistic_regression(), np.zeros((28, 28), "uint8"))
+    >>> explanation.data["logits"].shape
+    (10,)
     """
 
     def __init__(self, data):

@@ -132,7 +132,7 @@ function place(layer) {
       p.f = Math.floor(p.at / (H * W)); p.r = Math.floor(p.at / W) % H; p.s = p.at % W;
       if (layer.window) { const [top, left] = corner(layer, p.r, p.s); p.h = clamp(top + (layer.window.kernel[0] >> 1), layer.x.shape[1]); p.w = clamp(left + (layer.window.kernel[1] >> 1), layer.x.shape[2]); p.tap = layer.window.kernel.map((k) => k >> 1); }
       else { p.h = p.r; p.w = p.s; }
-      p.c = layer.kind === "Conv2D" ? firstChannel(layer, p.f) : p.f;
+      p.c = layer.kind === "Conv2D" ? loudestChannel(layer, p) : p.f;
     }
   }
   return state.places[key];
@@ -141,6 +141,14 @@ const clamp = (i, size) => Math.max(0, Math.min(size - 1, i));
 const corner = (layer, r, s) => [r * layer.window.stride[0] - layer.window.pads[0][0], s * layer.window.stride[1] - layer.window.pads[1][0]];
 const groupChannels = (layer) => layer.weight.shape[1];
 const firstChannel = (layer, f) => Math.floor(f / (layer.weight.shape[0] / layer.groups)) * groupChannels(layer);
+/* The input channel whose products at an output's place are largest together. */
+function loudestChannel(layer, p) {
+  const first = firstChannel(layer, p.f), sizes = Array.from({ length: groupChannels(layer) }, (_, c) => taps(layer).flat().reduce((size, [kh, kw]) => {
+    const place = pixel(layer, p.r, p.s, kh, kw);
+    return size + (place ? Math.abs(at(layer.weight, p.f, c, kh, kw) * at(layer.x, first + c, ...place)) : 0);
+  }, 0));
+  return first + sizes.indexOf(Math.max(...sizes));
+}
 /* The pixel that a tap of the window reads at an output's place, or null in the padding. */
 function pixel(layer, r, s, kh, kw) {
   const [top, left] = corner(layer, r, s), h = top + kh * layer.window.dilation[0], w = left + kw * layer.window.dilation[1];

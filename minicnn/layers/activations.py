@@ -13,6 +13,9 @@ class ReLU(Layer):
 
     At x = 0 there is no derivative; the layer says 0, as everybody does.
 
+    Raises:
+        InputError: something that is no array of floating point numbers.
+
     >>> import numpy as np
     >>> ReLU()(np.array([[-1.0, 2.0]]))
     array([[0., 2.]])
@@ -34,6 +37,9 @@ class ReLU(Layer):
 
 class Tanh(Layer):
     """The hyperbolic tangent, from -1 to 1: `y = tanh(x)`, of any shape; `dx = dy * (1 - y**2)`.
+
+    Raises:
+        InputError: something that is no array of floating point numbers.
 
     >>> import numpy as np
     >>> Tanh()(np.array([[0.0, 100.0]]))
@@ -58,6 +64,9 @@ class Sigmoid(Layer):
     """The logistic curve, from 0 to 1: `y = 1 / (1 + exp(-x))`, of any shape; `dx = dy * y * (1 - y)`.
 
     Computed as `(1 + tanh(x / 2)) / 2`, which is the same and overflows nowhere.
+
+    Raises:
+        InputError: something that is no array of floating point numbers.
 
     >>> import numpy as np
     >>> Sigmoid()(np.array([[0.0, -1000.0, 1000.0]]))
@@ -84,6 +93,9 @@ class Softmax(Layer):
 
     As the last layer of a `Sequential` it is left to `predict`: training goes through the scores (logits) and
     `SoftmaxCrossEntropy`, where softmax and logarithm together lose no digits.
+
+    Raises:
+        InputError: something that is no array of floating point numbers, or has no axis 1.
 
     >>> import numpy as np
     >>> Softmax()(np.array([[0.0, 0.0], [1000.0, 0.0]]))

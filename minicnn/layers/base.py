@@ -149,6 +149,10 @@ class Layer:
             x: the batch.
             ndim: how many axes it must have: 4 for images, 2 for vectors; None for any.
             features: the length its axis 1 must have; None for any.
+
+        Raises:
+            InputError: no array of floating point numbers, another shape, or another dtype or backend than the
+                layer's parameters; the message names what came and the likely fix.
         """
         if getattr(getattr(x, "dtype", None), "kind", None) is None:
             raise InputError(f"{self!r} needs an array, got {type(x).__name__}: convert with np.asarray(x)")

@@ -32,6 +32,10 @@ def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilati
     Returns:
         (N, F, OH, OW), of the dtype of `x`.
 
+    Raises:
+        InputError: kernels of other channels than the images' groups have, a window that does not fit, or options
+            of no known form.
+
     >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
     >>> convolution_by_loops(x, np.ones((1, 1, 2, 2)))[0, 0]
@@ -39,8 +43,10 @@ def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilati
            [20., 24.]])
     """
     window = Window(weight.shape[2:], stride, padding, dilation)
-    N, _, H, W = x.shape
+    N, C, H, W = x.shape
     F, group_channels, KH, KW = weight.shape
+    if groups * group_channels != C or F % groups:
+        raise InputError(f"images {x.shape} and kernels {weight.shape} do not fit each other in {groups} groups")
     OH, OW = window.output_shape(H, W)
     (top, _), (left, _) = window.pads(H, W)
     (SH, SW), (DH, DW) = window.stride, window.dilation

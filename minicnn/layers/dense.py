@@ -11,6 +11,9 @@ from minicnn.layers.base import Layer, check_built, whole_number
 class Flatten(Layer):
     """Each image as one vector, in the order channel, row, column: (N, C, H, W) to (N, C * H * W).
 
+    Raises:
+        InputError: something that is no array of floating point numbers.
+
     >>> import numpy as np
     >>> Flatten()(np.arange(8.0).reshape(1, 2, 2, 2))
     array([[0., 1., 2., 3., 4., 5., 6., 7.]])

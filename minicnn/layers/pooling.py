@@ -177,6 +177,9 @@ class GlobalAvgPool2D(Layer):
 
         y[n, c] = (sum over h, w of x[n, c, h, w]) / (H * W)
 
+    Raises:
+        InputError: something that is no batch of images (N, C, H, W).
+
     >>> import numpy as np
     >>> GlobalAvgPool2D()(np.arange(8.0).reshape(1, 2, 2, 2))
     array([[1.5, 5.5]])
