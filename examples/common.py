@@ -24,6 +24,7 @@ DATA = (
     "letters (drawn on the spot, no download), notmnist-small, notmnist-large or notmnist-idx (downloaded once), "
     "or the path of notMNIST's files"
 )
+DOWNLOADS = {"notmnist-small": "small", "notmnist-large": "large", "notmnist-idx": "idx"}
 GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
 
 
@@ -75,7 +76,7 @@ def load_data(chosen):
         if chosen.data == "letters":
             sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
         else:
-            source = chosen.data.removeprefix("notmnist-")
+            source = DOWNLOADS.get(chosen.data, chosen.data)
             sets, what = mc.datasets.load_notmnist(source, seed=chosen.seed), f"notMNIST from {chosen.data}"
     except mc.MinicnnError as error:
         sys.exit(f"error: {error}")

@@ -61,7 +61,7 @@ class SoftmaxCrossEntropy(Loss):
         dlogits = (softmax(logits) - target) / N
 
     The two are one function because together they are simple and exact: the logarithm undoes the exponential,
-    so logits of +-10000 lose nothing.
+    so logits of +-10000 lose nothing. A logit of -inf is a class ruled out; +inf or NaN gives NaN.
 
     Args of the call:
         logits: (N, K), floating point, K classes.
