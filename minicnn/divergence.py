@@ -25,9 +25,9 @@ FILE_EVERY = 1000  # the same for larger weights, which are copied to a temporar
 class Guard:
     """Watches a run for numbers that are not finite, and keeps the last weights known to be good.
 
-    Weights are known to be good when a batch's loss with them was finite. They are copied at the first batch of
-    every epoch and at every hundredth after it, which takes less than 1 % of the time; those of more than 64 MiB
-    at every thousandth, and to a temporary file, so that the memory does not double. On the CPU every batch is
+    Weights are known to be good when a batch's loss with them was finite. They are copied at the first batch and
+    at every hundredth after it, which takes less than 1 % of the time; those of more than 64 MiB at every
+    thousandth, and to a temporary file, so that the memory does not double. On the CPU every batch is
     looked at; on a GPU, where a look waits for the device, every hundredth, and the end of the epoch.
 
     Args:
@@ -39,7 +39,7 @@ class Guard:
         self.model, self.loss = model, loss
         self.parameters = model.parameters()
         self.on_cpu = all(array_module(parameter.value) is np for parameter in self.parameters.values())
-        self.copies, self.copied_at = {}, None
+        self.copies, self.copied_at, self.batches_since = {}, None, 0
         self.file = None
         if sum(parameter.value.nbytes for parameter in self.parameters.values()) > COPY_BYTES:
             self.file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the run
@@ -61,7 +61,8 @@ class Guard:
         Raises:
             DivergenceError: the loss, or on a GPU one since the last look, is not finite.
         """
-        due = run.batch % (FILE_EVERY if self.file else COPY_EVERY) == 0 or self.copied_at is None
+        due = self.copied_at is None or self.batches_since >= (FILE_EVERY if self.file else COPY_EVERY)
+        self.batches_since += 1
         if (self.on_cpu or due or run.batch % LOOK_EVERY == 0) and not math.isfinite(number(value + run.total_loss)):
             self.stop(f"the loss is {number(value)}", run, [(x, labels)])
         if due:
@@ -136,7 +137,7 @@ class Guard:
                 self.copies[name][...] = parameter.value
             else:
                 self.copies[name] = parameter.value.copy()
-        self.copied_at = run.epoch, run.batch
+        self.copied_at, self.batches_since = (run.epoch, run.batch), 1
 
     def _put_back(self):
         if self.file:
