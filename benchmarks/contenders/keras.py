@@ -47,9 +47,9 @@ def make(case):
 
 class Network:
     versions = {"keras": keras.__version__, "tensorflow": tf.__version__}  # noqa: RUF012, not changed
-    note = ""
 
     def __init__(self, case):
+        self.note = "its Adam adds epsilon before the bias correction" if case.uses_adam else ""
         self.batch = case.batch
         images, self.labels = case.data()
         self.images = images.transpose(0, 2, 3, 1).copy()  # (N, H, W, C)
