@@ -2,7 +2,7 @@
 
 .PHONY: demo test lint format benchmark
 
-demo: .venv/demo
+demo: .venv/plots
 	.venv/bin/python examples/lenet5.py
 
 test: .venv/test
@@ -19,12 +19,7 @@ format: .venv/test
 benchmark: .venv/benchmarks
 	.venv/bin/python benchmarks/cpu.py
 
-.venv/demo: setup.cfg
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet --editable .
-	touch $@
-
-.venv/test .venv/benchmarks: .venv/%: setup.cfg
+.venv/plots .venv/test .venv/benchmarks: .venv/%: setup.cfg
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --editable ".[$*]"
 	touch $@
