@@ -1,6 +1,7 @@
 """The page that explains: its numbers are the library's, in a real browser; and im2col told in a terminal."""
 
 import glob
+import re
 import shutil
 import subprocess
 import sys
@@ -188,9 +189,43 @@ def test_the_keyboard_alone_is_enough(browser, letter, tmp_path):
     page.page.keyboard.press("ArrowDown")
     page.page.keyboard.press("ArrowRight")
     assert chosen(page)[1:] == (r + 1, s + 1)
+    page.page.focus("table.kernel td.lit")
+    page.page.keyboard.press("ArrowUp")
+    page.page.keyboard.press("ArrowUp")
+    assert page.page.evaluate("document.activeElement.parentNode.rowIndex") == 0  # from the middle of five rows
+    page.page.keyboard.press("Control+b")
+    assert page.page.get_attribute("#backward", "aria-checked") == "false"
     page.page.keyboard.press("b")
     assert page.page.get_attribute("#backward", "aria-checked") == "true"
+    for _ in range(100):  # Tab reaches the last thing on the page, and no trap before it
+        page.page.keyboard.press("Tab")
+        if page.page.evaluate("document.activeElement.id") == "dx":
+            break
+    else:
+        raise AssertionError("Tab never reaches the last map")
     assert page.errors == []
+
+
+def test_an_average_is_shared_by_the_window_that_is_pointed_at(browser, tmp_path, rng):
+    """At the border a window has fewer real pixels, so each gets more."""
+    layers = [mc.Conv2D(2, 3, padding="same"), mc.AvgPool2D(3, stride=2, padding="same"), mc.Flatten(), mc.Dense(3)]
+    explanation = mc.explain(mc.Sequential(layers, input_shape=(1, 9, 10)), rng.random((9, 10)), 1)
+    page = Page(browser, explanation, tmp_path / "page.html")
+    page.open(1, back=True)
+    dy, dx = (page.data["layers"][1][name] for name in ("dy", "dx"))
+    page.hover("dx", 8, 9, 9, 10)  # the last row and column: the last window alone sees it
+    channel = int(re.search(r"dx\[(\d)", page.page.inner_text("#detail")).group(1))
+    exact(page.result(0), dy[channel, 4, 4])
+    exact(page.result(1), dx[channel, 8, 9])
+    share = int(re.search(r"dy / (\d)", page.page.inner_text("#detail")).group(1))
+    assert dx[channel, 8, 9] == pytest.approx(dy[channel, 4, 4] / share)
+
+
+def test_numbers_that_are_not_finite_are_refused(letter):
+    model = mc.networks.logistic_regression()
+    model.layers[1].weight.value[0, 0] = np.nan
+    with pytest.raises(mc.InputError, match="finite"):
+        mc.explain(model, letter[0])
 
 
 def mixed_network():

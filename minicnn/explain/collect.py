@@ -46,6 +46,8 @@ def collect(model, image, label=None, names=None):
     probabilities = to_numpy(Softmax()(logits))[0]
     target = int(probabilities.argmax()) if label is None else int(label)
     loss, dy = SoftmaxCrossEntropy()(logits, np.array([target]))
+    if not np.isfinite(to_numpy(logits)).all():
+        raise InputError("explain needs a network whose outputs are finite numbers: this one gives NaN or infinity")
     drawable = model.count_parameters() <= DRAWN_PARAMETERS and DRAWN_LAYERS.issuperset(map(type, layers))
     shown = []
     for name, (layer, inside, y, way_back) in reversed(list(zip(model.names, steps, strict=False))):

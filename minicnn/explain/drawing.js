@@ -86,10 +86,17 @@ function board() {
   holder.firstChild.remove();
   const canvas = holder.querySelector("canvas"), frame = holder.querySelector("rect"), step = parseInt(canvas.style.width) / W;
   canvas.tabIndex = 0; canvas.setAttribute("aria-label", "draw here: the arrow keys move, the space bar draws"); canvas.style.touchAction = "none";
-  const pen = (event) => { const b = canvas.getBoundingClientRect(); if (event.buttons) draw((event.clientY - b.top - 1) / step, (event.clientX - b.left - 1) / step); };
+  let last = null; // where the pen was: a fast pen leaves a line, not dots
+  const pen = (event) => {
+    const b = canvas.getBoundingClientRect(), now = [(event.clientY - b.top - 1) / step, (event.clientX - b.left - 1) / step];
+    if (!event.buttons) { last = null; return; }
+    const from = event.type === "pointerdown" || !last ? now : last, pieces = Math.max(1, Math.ceil(2 * Math.hypot(now[0] - from[0], now[1] - from[1])));
+    for (let i = 1; i <= pieces; i++) draw(...now.map((to, axis) => from[axis] + ((to - from[axis]) * i) / pieces));
+    last = now;
+  };
   ["pointerdown", "pointermove"].forEach((name) => canvas.addEventListener(name, pen));
   canvas.addEventListener("keydown", (event) => {
-    const way = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], " ": [0, 0] }[event.key];
+    const way = { ...ARROWS, " ": [0, 0] }[event.key];
     if (!way) return;
     event.preventDefault();
     [cursor[0], cursor[1]] = [clamp(cursor[0] + way[0], H), clamp(cursor[1] + way[1], W)];

@@ -21,6 +21,7 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children.filter((child) => child !== null));
   return element;
 }
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
 
 /* Numbers: four digits to see, all of them on hover. */
@@ -44,11 +45,25 @@ function colour(value, scale, grey) {
   const full = share < 0 ? (dark() ? [96, 170, 255] : [18, 84, 168]) : (dark() ? [255, 160, 80] : [196, 82, 4]);
   return zero.map((start, i) => Math.round(start + (full[i] - start) * strength));
 }
-const largest = (array) => array.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
+/* What is asked again at every move of the pointer is kept by the array it is made from. */
+function kept(make) {
+  const memory = new WeakMap();
+  return (array, ...key) => {
+    if (Array.isArray(array) || drawing.active) return make(array, ...key);
+    if (!memory.has(array)) memory.set(array, new Map());
+    const known = memory.get(array), name = key.join();
+    if (!known.has(name)) known.set(name, make(array, ...key));
+    return known.get(name);
+  };
+}
+const largest = kept((array) => array.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1);
 function paint(canvas, height, width, value, scale, grey) {
   canvas.width = width; canvas.height = height;
   const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let i = 0; i < height * width; i++) image.data.set([...colour(value(i), scale, grey), 255], 4 * i);
+  for (let i = 0, k = 0; i < height * width; i++) {
+    const [red, green, blue] = colour(value(i), scale, grey);
+    image.data[k++] = red; image.data[k++] = green; image.data[k++] = blue; image.data[k++] = 255;
+  }
   context.putImageData(image, 0, 0);
 }
 const at = (array, ...index) => array[index.reduce((place, i, axis) => place * array.shape[axis] + i, 0)];
@@ -78,32 +93,44 @@ function map(title, height, width, values, { scale, grey = false, size = 172, mo
     const go = ([r, c], keep) => { if (r >= 0 && c >= 0 && r < height && c < width && !(place && r === place[0] && c === place[1])) move(r, c, keep ? canvas.id : null); };
     canvas.addEventListener("mousemove", (event) => go(cell(event), document.activeElement === canvas));
     canvas.addEventListener("keydown", (event) => {
-      const way = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      const way = ARROWS[event.key];
       if (way) { event.preventDefault(); go([(place ?? [0, 0])[0] + way[0], (place ?? [0, 0])[1] + way[1]], true); }
     });
   }
   return make("div", {}, make("h3", {}, title), make("div", { class: "map" }, canvas, svg));
 }
+const thumbnail = kept((array, c, grey) => {
+  const canvas = make("canvas"), values = plane(array, c);
+  paint(canvas, array.shape[1], array.shape[2], (i) => values[i], largest(array), grey);
+  return canvas;
+});
 /* The channels of an array as small buttons. */
 function channels(title, array, chosen, choose, grey) {
-  const scale = largest(array);
   const buttons = Array.from({ length: array.shape[0] }, (_, c) => {
-    const canvas = make("canvas");
-    paint(canvas, array.shape[1], array.shape[2], (i) => plane(array, c)[i], scale, grey);
+    const canvas = thumbnail(array, c, grey);
     return make("button", { "aria-pressed": String(c === chosen), "aria-label": `${title} ${c}`, title: `${title} ${c}`, onclick: () => choose(c) }, canvas);
   });
   return make("div", { class: "maps" }, ...buttons);
 }
 /* A small table of numbers, coloured as the maps are. */
-function numbers(rows, { scale = null, lit = null, pad = () => false, pick = null, kind = "" } = {}) {
-  const most = scale ?? largest(rows.flat());
+function numbers(rows, { scale = null, lit = null, pad = () => false, padding = "0", pick = null, kind = "" } = {}) {
+  const most = scale ?? largest(rows.flat().filter(Number.isFinite));
   return make("table", { class: "numbers " + kind }, ...rows.map((row, r) => make("tr", {}, ...row.map((value, c) => {
-    const [red, green, blue] = colour(value, most), light = red + green + blue > 380;
-    const cell = make("td", { title: pad(r, c) ? "padding: zero by definition" : String(value), "data-value": String(value), class: (pad(r, c) ? "pad" : "") + (lit && lit[0] === r && lit[1] === c ? " lit" : ""), tabindex: pick ? 0 : null }, short(value));
-    if (!pad(r, c)) cell.style.cssText = `background: rgb(${red},${green},${blue}); color: ${light ? "#15161a" : "#ffffff"}`;
-    if (pick) ["mouseenter", "focus"].forEach((event) => cell.addEventListener(event, () => { if (!lit || lit[0] !== r || lit[1] !== c) pick(r, c); }));
+    const [red, green, blue] = colour(value, most), isLit = Boolean(lit) && lit[0] === r && lit[1] === c;
+    const cell = make("td", { title: pad(r, c) ? (padding === "0" ? "padding: zero by definition" : "padding: never wins") : String(value), "data-value": String(value), class: (pad(r, c) ? "pad" : "") + (isLit ? " lit" : ""), tabindex: pick && isLit ? 0 : null }, pad(r, c) ? padding : short(value));
+    if (!pad(r, c)) cell.style.cssText = `background: rgb(${red},${green},${blue}); color: ${legible(red, green, blue)}`;
+    if (pick) cell.addEventListener("mouseenter", () => { if (!isLit) pick(r, c); });
+    if (pick) cell.addEventListener("keydown", (event) => {
+      const way = ARROWS[event.key];
+      if (way) { event.preventDefault(); pick(clamp(r + way[0], rows.length), clamp(c + way[1], row.length)); }
+    });
     return cell;
   }))));
+}
+/* Dark or white, whichever is easier to read on a colour (by WCAG's contrast). */
+function legible(...rgb) {
+  const light = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  return light > 0.179 ? "#15161a" : "#ffffff";
 }
 function bars(entries, most = largest(entries.map((entry) => entry.value))) {
   const signed = entries.some((entry) => entry.value < 0);
@@ -185,39 +212,48 @@ function convForward(layer, index, p, set) {
   const products = patch.map((line, r) => line.map((v, c) => Math.fround(v * kernel[r][c])));
   const outside = (r, c) => !pixel(layer, p.r, p.s, r, c);
   const scale = largest(layer.x), most = largest(plane4(layer.weight, p.f));
-  const tables = make("div", { class: "tables" },
-    box(make("h3", {}, C > 1 ? `the patch, input channel ${p.c}` : "the patch under the window"), numbers(patch, { scale, pad: outside, kind: "patch" })),
-    make("div", { class: "times" }, "×"),
-    box(make("h3", {}, `the kernel of filter ${p.f}`), numbers(kernel, { scale: most, lit: p.tap, pick: (r, c) => set({ tap: [r, c] }), kind: "kernel" })),
-    make("div", { class: "times" }, "="),
-    box(make("h3", {}, "their products"), numbers(products, { kind: "products" })),
-  );
-  const others = C > 1 ? ` over all ${C} input channels (choose another to see its share)` : "";
+  const others = C > 1 ? ` over all ${C} input channels (choose another below its picture)` : "", whole = index > 0 && seen(index, p.r, p.s);
   return [
     text("A small window slides over the input. At every place it multiplies each pixel with a weight and adds everything up: one number of the output. Hover the output."),
-    row(
-      box(C > 1 || layer.x.shape[0] > 1 ? channels("input channel", layer.x, p.c, (c) => set({ c }), isImage(index)) : null,
-        map(`input, channel ${p.c}`, H, W, plane(layer.x, p.c), { scale, grey: isImage(index), lit: [field(layer, p.r, p.s)] })),
-      box(F > 1 ? channels("filter", layer.y, p.f, (f) => set({ f }), false) : null,
-        map(`output of filter ${p.f}`, OH, OW, plane(layer.y, p.f), { id: "output", scale: largest(layer.y), place: [p.r, p.s], move: (r, s, focus) => set({ r, s }, focus) })),
-      make("div", { class: "stack" }, box(equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(value, "b")),
+    make("div", { class: "tables" },
+      box(make("h3", {}, C > 1 ? `the patch, input channel ${p.c}` : "the patch under the window"), numbers(patch, { scale, lit: p.tap, pad: outside, kind: "patch" })),
+      make("div", { class: "times" }, "×"),
+      box(make("h3", {}, `the kernel of filter ${p.f}`), numbers(kernel, { scale: most, lit: p.tap, pick: (r, c) => set({ tap: [r, c] }), kind: "kernel" })),
+      make("div", { class: "times" }, "="),
+      box(make("h3", {}, "their products"), numbers(products, { lit: p.tap, kind: "products" })),
+      make("div", { class: "times" }, "→"),
+      make("div", { class: "sum" }, equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(value, "b")),
         text("the sum of all products", others, layer.bias ? " plus the filter's bias " : "", layer.bias ? number(layer.bias[p.f]) : ""),
-        make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")])),
-        ...(index > 0 && seen(index, p.r, p.s) ? [map("what it has seen of the image", data.input.shape[1], data.input.shape[2], plane(data.input, 0), { grey: true, size: 112, scale: largest(data.input), lit: [seen(index, p.r, p.s)] })] : [])), tables),
+        make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")])))),
+    row(
+      box(map(`input, channel ${p.c}`, H, W, plane(layer.x, p.c), { scale, grey: isImage(index), lit: [field(layer, p.r, p.s)], place: pixel(layer, p.r, p.s, ...p.tap) }),
+        layer.x.shape[0] > 1 ? channels("input channel", layer.x, p.c, (c) => set({ c }), isImage(index)) : null),
+      box(map(`output of filter ${p.f}`, OH, OW, plane(layer.y, p.f), { id: "output", scale: largest(layer.y), place: [p.r, p.s], move: (r, s, focus) => set({ r, s }, focus) }),
+        F > 1 ? channels("filter", layer.y, p.f, (f) => set({ f }), false) : null),
+      whole ? box(map("what it has seen of the image", data.input.shape[1], data.input.shape[2], plane(data.input, 0), { grey: true, size: 172, scale: largest(data.input), lit: [whole] })) : null,
     ),
     columnsView(layer, p, set, first, C, KH, KW, OH, OW, value),
   ];
 }
 const plane4 = (array, f) => { const size = array.length / array.shape[0]; return array.subarray(f * size, (f + 1) * size); };
+/* im2col's matrix of a layer's input as a picture, from the first channel of a group on. */
+const columnsPicture = kept((x, index, first) => {
+  const layer = layers[index], [, C, KH, KW] = layer.weight.shape, [, OH, OW] = layer.y.shape, count = OH * OW;
+  const columns = new Float32Array(C * KH * KW * count);
+  for (let c = 0, i = 0; c < C; c++) for (let kh = 0; kh < KH; kh++) for (let kw = 0; kw < KW; kw++)
+    for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++, i++) { const place = pixel(layer, r, s, kh, kw); columns[i] = place ? at(x, first + c, ...place) : 0; }
+  const canvas = make("canvas");
+  paint(canvas, C * KH * KW, count, (i) => columns[i], largest(columns), false);
+  return canvas;
+});
 /* im2col: every window as a column, a weight row, and the product's row. */
 function columnsView(layer, p, set, first, C, KH, KW, OH, OW, value) {
-  const rows = C * KH * KW, count = OH * OW, columns = new Float32Array(rows * count);
-  for (let c = 0, i = 0; c < C; c++) for (let kh = 0; kh < KH; kh++) for (let kw = 0; kw < KW; kw++)
-    for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++, i++) { const place = pixel(layer, r, s, kh, kw); columns[i] = place ? at(layer.x, first + c, ...place) : 0; }
+  const rows = C * KH * KW, count = OH * OW;
   const tall = Math.max(2, Math.min(8, Math.floor(150 / rows))), wide = Math.max(1, Math.min(8, Math.floor(860 / count)));
   const strip = (name, h, w, values, heightOf, widthOf, lit, move) => {
-    const canvas = make("canvas", { id: name, tabindex: 0, role: "img", "aria-label": name });
-    paint(canvas, h, w, (i) => values[i], largest(values), false);
+    const canvas = make("canvas", { id: name, tabindex: move ? 0 : null, role: "img", "aria-label": name });
+    if (values) paint(canvas, h, w, (i) => values[i], largest(values), false);
+    else { canvas.width = w; canvas.height = h; canvas.getContext("2d").drawImage(columnsPicture(layer.x, state.layer, first), 0, 0); }
     canvas.style.cssText = `width: ${w * widthOf}px; height: ${h * heightOf}px`;
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("width", w * widthOf); svg.setAttribute("height", h * heightOf);
@@ -229,7 +265,10 @@ function columnsView(layer, p, set, first, C, KH, KW, OH, OW, value) {
     if (move) {
       const go = (r, c, focus) => { if (r >= 0 && c >= 0 && r < h && c < w) move(r, c, focus); };
       canvas.addEventListener("mousemove", (event) => { const b = canvas.getBoundingClientRect(); go(Math.floor((event.clientY - b.top - 1) / heightOf), Math.floor((event.clientX - b.left - 1) / widthOf), null); });
-      canvas.addEventListener("keydown", (event) => { const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key]; if (way) { event.preventDefault(); go(tap, p.r * OW + p.s + way, name); } });
+      canvas.addEventListener("keydown", (event) => {
+        const way = ARROWS[event.key];
+        if (way) { event.preventDefault(); go(h === 1 ? 0 : clamp(tap + way[0], rows), clamp(column + way[1], count), name); }
+      });
     }
     return make("div", { class: "map" }, canvas, svg);
   };
@@ -241,7 +280,7 @@ function columnsView(layer, p, set, first, C, KH, KW, OH, OW, value) {
     make("div", { class: "scroll" }, make("div", { class: "soft" }, `the kernel of filter ${p.f} as a row of ${rows} weights`),
       strip("weightrow", 1, rows, plane4(layer.weight, p.f), 12, Math.max(2, Math.min(20, Math.floor(860 / rows))), [[0, tap, 1, 1]]),
       make("div", { class: "soft" }, "times the columns"),
-      strip("columns", rows, count, columns, tall, wide, [[0, column, rows, 1], [tap, 0, 1, count]], pick),
+      strip("columns", rows, count, null, tall, wide, [[0, column, rows, 1], [tap, 0, 1, count]], pick),
       make("div", { class: "soft" }, "is the output of this filter, row after row; framed: ", number(value)),
       strip("productrow", 1, count, plane(layer.y, p.f), 12, wide, [[0, column, 1, 1]], (r, c, focus) => pick(tap, c, focus))),
   );
@@ -255,7 +294,7 @@ function convBackward(layer, index, p, set) {
   const terms = [], picture = new Float32Array(OH * OW);
   for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
     const place = pixel(layer, r, s, ...p.tap), x = place ? at(layer.x, p.c, ...place) : 0, dy = at(layer.dy, p.f, r, s);
-    picture[r * OW + s] = x * dy; terms.push({ size: Math.abs(x * dy), line: `x[${place ?? "padding"}] ${short(x)} × dy[${r},${s}] ${short(dy)} = ${short(Math.fround(x * dy))}` });
+    picture[r * OW + s] = x * dy; terms.push({ size: Math.abs(x * dy), line: () => `x[${place ?? "padding"}] ${short(x)} × dy[${r},${s}] ${short(dy)} = ${short(Math.fround(x * dy))}` });
   }
   terms.sort((a, b) => b.size - a.size);
   const votes = [];
@@ -264,7 +303,7 @@ function convBackward(layer, index, p, set) {
     const [top, left] = corner(layer, r, s), kh = (p.h - top) / layer.window.dilation[0], kw = (p.w - left) / layer.window.dilation[1];
     if (!Number.isInteger(kh) || !Number.isInteger(kw) || kh < 0 || kw < 0 || kh >= KH || kw >= KW) continue;
     const weight = at(layer.weight, f, p.c - group * C, kh, kw), dy = at(layer.dy, f, r, s);
-    votes.push({ r, s, size: Math.abs(weight * dy), line: `filter ${f}, tap [${kh},${kw}] ${short(weight)} × dy[${r},${s}] ${short(dy)} = ${short(Math.fround(weight * dy))}` });
+    votes.push({ r, s, size: Math.abs(weight * dy), line: () => `filter ${f}, tap [${kh},${kw}] ${short(weight)} × dy[${r},${s}] ${short(dy)} = ${short(Math.fround(weight * dy))}` });
   }
   votes.sort((a, b) => b.size - a.size);
   const windows = new Set(votes.map((vote) => `${vote.r},${vote.s}`)).size;
@@ -275,23 +314,31 @@ function convBackward(layer, index, p, set) {
     text("Going back, every output tells how the loss would change if it were a little larger: its gradient, dy. From that follow two things: how each weight should change, and what to tell the layer before."),
     row(
       box(channels("filter", layer.dy, p.f, (f) => set({ f }), false),
-        map(`gradient dy that arrives at filter ${p.f}`, OH, OW, plane(layer.dy, p.f), { id: "dy", scale: largest(layer.dy), place: [p.r, p.s], move: (r, s, focus) => set({ r, s }, focus) }),
+        map(`gradient dy that arrives at filter ${p.f}`, OH, OW, plane(layer.dy, p.f), { id: "dy", scale: largest(layer.dy), place: [p.r, p.s], lit: around(votes), move: (r, s, focus) => set({ r, s }, focus) }),
         equation(`dy[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.dy, p.f, p.r, p.s), "b"))),
       box(make("h3", {}, `gradient of the kernel of filter ${p.f}${C > 1 ? `, input channel ${p.c}` : ""}: hover a weight`),
         numbers(kernel, { lit: p.tap, pick: (r, c) => set({ tap: [r, c] }), kind: "dweight" }),
-        equation(`dweight[${p.f}, ${p.c - first}, ${p.tap}] = `, number(analytic, "b")), make("p", {}, beside(numeric)),
+        equation(`dweight[${p.f}, ${p.c - first}, ${p.tap.join(", ")}] = `, number(analytic, "b")), make("p", {}, beside(numeric)),
+        analytic === 0 ? answer("Why is this gradient zero? ", terms[0].size === 0 ? "Every one of its products is zero: where this weight reads a pixel that is not zero (or is no padding), no gradient arrives." : "Its products cancel exactly.") : null,
         map("what each place adds to it: x × dy", OH, OW, picture, { size: 110 })),
-      box(make("h3", {}, `its ${terms.length} terms, the largest first`), make("ul", { class: "terms" }, ...terms.slice(0, 9).map((term) => make("li", {}, term.line))),
+      box(make("h3", {}, `its ${terms.length} terms, the largest first`), make("ul", { class: "terms" }, ...terms.slice(0, 9).map((term) => make("li", {}, term.line()))),
         make("p", { class: "soft" }, "The kernel slides over all places, so its gradient is the sum over all of them.")),
     ),
     row(
       box(layer.x.shape[0] > 1 ? channels("input channel", layer.dx, p.c, (c) => set({ c, f: Math.floor(c / C) * perGroup })) : null,
         map(`gradient of the input, channel ${p.c}: hover a pixel`, H, W, plane(layer.dx, p.c), { id: "dx", scale: largest(layer.dx), place: [p.h, p.w], move: (h, w, focus) => set({ h, w }, focus) })),
       box(equation(`dx[${p.c}, ${p.h}, ${p.w}] = `, number(dx, "b")), make("p", {}, beside(numericX)),
+        dx === 0 ? answer("Why is this gradient zero? ", votes.length === 0 ? "No window sees this pixel: nobody asks for it." : votes[0].size === 0 ? "No gradient arrives at any output whose window sees this pixel." : "Its votes cancel exactly.") : null,
         answer(`col2im: this pixel was copied into ${windows} of the ${OH * OW} windows, so ${windows} windows vote, with every filter: ${votes.length} votes in all. `, windows < KH * KW ? "At the border, and with strides, there are fewer." : "In the middle every tap of the kernel has seen it."),
-        make("ul", { class: "terms" }, ...votes.slice(0, 9).map((vote) => make("li", {}, vote.line)))),
+        make("ul", { class: "terms" }, ...votes.slice(0, 9).map((vote) => make("li", {}, vote.line())))),
     ),
   ];
+}
+/* The outputs that vote, as one frame on the map: none, or [[row, column, height, width]]. */
+function around(votes) {
+  if (!votes.length) return [];
+  const [rows, cols] = [votes.map((vote) => vote.r), votes.map((vote) => vote.s)], [top, left] = [Math.min(...rows), Math.min(...cols)];
+  return [[top, left, Math.max(...rows) - top + 1, Math.max(...cols) - left + 1]];
 }
 /* Pooling */
 function pooling(layer, index, p, set) {
@@ -301,26 +348,40 @@ function pooling(layer, index, p, set) {
   const window = cells.map((line) => line.map((place) => place ? at(layer.x, p.f, ...place) : max ? -Infinity : 0));
   let winner = null;
   if (max) cells.forEach((line, r) => line.forEach((place, c) => { if (place && (!winner || window[r][c] > window[winner[0]][winner[1]])) winner = [r, c]; }));
-  const real = cells.flat().filter(Boolean).length, count = layer.countPad ? cells.flat().length : real;
+  const divisor = (r, s) => { const places = taps(layer).flat().map(([kh, kw]) => pixel(layer, r, s, kh, kw)); return layer.countPad ? places.length : places.filter(Boolean).length; };
+  const real = cells.flat().filter(Boolean).length, count = divisor(p.r, p.s);
   const about = max ? text("Of every window only the largest pixel goes on. The image becomes smaller, and a letter moved by a pixel looks almost the same.")
     : text(`Of every window the mean goes on: the sum of its pixels divided by ${count}${real < cells.flat().length ? (layer.countPad ? ", the padding counted" : ", the padding not counted") : ""}. The image becomes smaller, and a letter moved by a pixel looks almost the same.`);
   const output = map(state.back ? "gradient dy that arrives" : "output", OH, OW, plane(state.back ? layer.dy : layer.y, p.f), { id: state.back ? "dy" : "output", scale: largest(state.back ? layer.dy : layer.y), place: [p.r, p.s], move: (r, s, focus) => { const [h, w] = pixel(layer, r, s, 0, 0) ?? [0, 0]; set({ r, s, h, w }, focus); } });
   const chosen = channels("channel", layer.y, p.f, (f) => set({ f }));
   if (!state.back) return [about, row(box(chosen, map("input", H, W, plane(layer.x, p.f), { scale: largest(layer.x), lit: [field(layer, p.r, p.s)] })), box(output),
-    box(make("h3", {}, max ? "the window: the winner is framed" : "the window"), numbers(window, { lit: winner, pad: (r, c) => !cells[r][c], scale: largest(layer.x), kind: "patch" }),
+    box(make("h3", {}, max ? "the window: the winner is framed" : "the window"), numbers(window, { lit: winner, pad: (r, c) => !cells[r][c], padding: max ? "−∞" : "0", scale: largest(layer.x), kind: "patch" }),
       equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.y, p.f, p.r, p.s), "b")), make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")]))))];
-  const dx = at(layer.dx, p.f, p.h, p.w), senders = [];
-  for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
-    const [t, l, h, w] = field(layer, r, s);
-    if (p.h >= t && p.w >= l && p.h < t + h && p.w < l + w) senders.push([r, s]);
-  }
+  const dx = at(layer.dx, p.f, p.h, p.w), senders = sendersOf(layer, p.h, p.w);
+  const shares = [...new Set(senders.map((at) => divisor(...at)))].sort((a, b) => a - b).map((n) => `dy / ${n}`).join(" or ");
+  const wins = ([r, s]) => { // the first of the largest, as the library has it
+    let best = null;
+    for (const [kh, kw] of taps(layer).flat()) { const place = pixel(layer, r, s, kh, kw); if (place && (!best || at(layer.x, p.f, ...place) > at(layer.x, p.f, ...best))) best = place; }
+    return best[0] === p.h && best[1] === p.w;
+  };
+  const won = max ? senders.filter(wins) : [];
   const why = senders.length === 0 ? "No window sees this pixel, so nobody asks for it: its gradient is zero."
-    : max ? (dx === 0 ? "This pixel was not the largest of its window (or its window's gradient is zero): it changes nothing, so its gradient is zero." : `This pixel was the largest of its window and gets the whole gradient that arrives there.`)
-      : `Every pixel of a window receives the same share of its gradient: dy / ${count}.`;
+    : !max ? `Every pixel of a window receives the same share of its gradient: ${shares}.`
+      : won.length === 0 ? "This pixel was not the largest of any window: it changes nothing, so its gradient is zero."
+        : dx === 0 ? "This pixel was the largest of its window, but no gradient arrives there." : "This pixel was the largest of its window and gets the whole gradient that arrives there.";
   return [text(max ? "Going back, the gradient of a window goes to the pixel that won, whole; the others get nothing." : "Going back, the gradient of a window is shared evenly among its pixels."),
     row(box(chosen, output, equation(`dy[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.dy, p.f, p.r, p.s), "b"))),
-      box(map("gradient of the input: hover a pixel", H, W, plane(layer.dx, p.f), { id: "dx", scale: largest(layer.dx), place: [p.h, p.w], lit: [field(layer, p.r, p.s)], move: (h, w, focus) => set({ h, w }, focus) })),
+      box(map("gradient of the input: hover a pixel", H, W, plane(layer.dx, p.f), { id: "dx", scale: largest(layer.dx), place: [p.h, p.w], lit: [field(layer, p.r, p.s)], move: (h, w, focus) => { const [r, s] = sendersOf(layer, h, w)[0] ?? [p.r, p.s]; set({ h, w, r, s }, focus); } })),
       box(equation(`dx[${p.f}, ${p.h}, ${p.w}] = `, number(dx, "b")), answer(why), make("p", { class: "soft" }, senders.length ? `asked for by the window${senders.length > 1 ? "s" : ""} of output ${senders.slice(0, 6).map((at) => `[${at}]`).join(" ")}` : "")))];
+}
+/* The outputs whose windows see a pixel. */
+function sendersOf(layer, row, column) {
+  const [, OH, OW] = layer.y.shape, found = [];
+  for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
+    const [top, left, height, width] = field(layer, r, s);
+    if (row >= top && column >= left && row < top + height && column < left + width) found.push([r, s]);
+  }
+  return found;
 }
 /* Activations: the curve with this number on it. */
 const curves = {
@@ -388,9 +449,11 @@ function show(focus = null) {
   const view = state.layer === END ? loss : views[layer.kind] ?? (layer.y.shape.length <= 3 && layer.y.length === layer.x.length ? activation : whole);
   const title = state.layer === END ? "Softmax and cross-entropy" : `${layer.name}: ${layer.text}`;
   const shape = state.layer === END ? "" : ` (${layer.from.join(" × ")}) → (${layer.shape.join(" × ")})`;
+  const movable = () => [...$("detail").querySelectorAll("button, input, [tabindex='0']")], before = movable().indexOf(document.activeElement);
   $("detail").replaceChildren(make("h2", {}, title, make("span", { class: "soft" }, shape)), ...view(layer, state.layer, p, set));
   for (const button of $("strip").children) button.setAttribute("aria-current", String(+button.dataset.layer === state.layer));
   if (focus) document.getElementById(focus)?.focus();
+  else if (before >= 0) movable()[before]?.focus(); // the same place of the same view
 }
 function whole(layer) {
   const array = state.back ? layer.dy : layer.y;
@@ -400,7 +463,9 @@ function turn(back) {
   if (back && drawing.active) return;
   state.back = back;
   $("forward").setAttribute("aria-checked", String(!back)); $("backward").setAttribute("aria-checked", String(back));
+  const card = [...$("strip").children].indexOf(document.activeElement);
   strip(); show();
+  if (card >= 0) $("strip").children[card].focus();
 }
 function strip() {
   const cards = layers.map((layer, i) => {
@@ -422,13 +487,20 @@ function card(i, title, shape, thumbs) {
 /* The image, or what is being drawn, and what the network says of it. */
 function picture() {
   const [, H, W] = data.input.shape;
-  const image = drawing.active ? board() : map("", H, W, plane(data.input, 0), { grey: true, size: 112, scale: Math.max(1, largest(data.input)) });
+  const image = drawing.active ? board() : map("", H, W, plane(data.input, 0), { grey: true, size: 84, scale: Math.max(1, largest(data.input)) });
+  if (!drawing.active && data.input.shape[0] === 3) paintColours(image.querySelector("canvas"));
   if (!drawing.active) image.firstChild.remove();
   const buttons = drawing.active ? [make("button", { id: "clear", onclick: () => { clearDrawing(); $("clear").focus(); } }, "clear"), make("button", { id: "back", onclick: () => { endDrawing(); $("draw").focus(); } }, "back to the image")]
     : data.drawable ? [make("button", { id: "draw", onclick: beginDrawing }, "draw your own")] : [];
   $("picture").replaceChildren(image, make("div", {}, ...buttons));
   $("backward").disabled = drawing.active;
   verdict();
+}
+/* An image of three channels: red, green and blue. */
+function paintColours(canvas) {
+  const [, H, W] = data.input.shape, scale = Math.max(1, largest(data.input)), context = canvas.getContext("2d"), image = context.createImageData(W, H);
+  for (let i = 0; i < H * W; i++) image.data.set([...[0, 1, 2].map((c) => Math.max(0, Math.min(255, Math.round(255 * data.input[c * H * W + i] / scale)))), 255], 4 * i);
+  context.putImageData(image, 0, 0);
 }
 function verdict() {
   const best = data.probabilities.indexOf(data.probabilities.reduce((a, b) => Math.max(a, b)));
@@ -442,7 +514,7 @@ function start() {
   $("legend").append("negative", make("i"), "positive");
   $("legend").children[0].style.background = `linear-gradient(90deg, ${Array.from({ length: 21 }, (_, i) => `rgb(${colour(i - 10, 10)})`).join(",")})`;
   $("forward").onclick = () => turn(false); $("backward").onclick = () => turn(true);
-  document.addEventListener("keydown", (event) => { if (event.key === "f" || event.key === "F") turn(false); if (event.key === "b" || event.key === "B") turn(true); });
+  document.addEventListener("keydown", (event) => { if (event.ctrlKey || event.metaKey || event.altKey) return; if (event.key === "f" || event.key === "F") turn(false); if (event.key === "b" || event.key === "B") turn(true); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
   picture(); strip(); show();
   document.body.dataset.ready = "true";
