@@ -65,7 +65,7 @@ def test_everything_once(tmp_path, capsys):
     assert compare.main([*TINY, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
     printed = capsys.readouterr().out
     titles = [line for line in printed.splitlines() if line.isupper() or ", on synthetic letters" in line]
-    assert len([line for line in titles if line.endswith("drawn from the fonts at hand")]) == 8
+    assert len([line for line in titles if line.endswith("drawn from the fonts at hand")]) == 9  # the comparison, in short, and seven experiments
     for name in ("report.txt", "table.txt", "table.md", "table.csv"):
         assert "synthetic letters" in (tmp_path / "out" / name).read_text()
     page = (tmp_path / "docs" / "comparison-letters.md").read_text()
@@ -345,6 +345,18 @@ def test_difference_over_seeds():
     assert "more" in statistics.difference([0.5, 0.51], [0.4, 0.41]).sentence("less", "more", "same")
     assert "less" in statistics.difference([0.4, 0.41], [0.5, 0.51]).sentence("less", "more", "same")
     assert "one seed" in statistics.difference([0.4], [0.5]).sentence("less", "more", "same")
+
+
+def test_holms_correction():
+    """By hand: the smallest p times the number of tests, the next times one less, and none below one before it."""
+    assert statistics.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert statistics.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+def test_a_difference_near_nothing_shows_another_digit():
+    sentence = statistics.Difference(0.32, 0.30).sentence("worse", "better", "the same")
+    assert sentence == "better (+0.32 ± 0.30 points)"
 
 
 def test_sign_test():

@@ -21,13 +21,14 @@ KEPT = (0.0, 0.05, 0.2)  # shares of the last letter that the lab's split leaves
 
 
 class Section(NamedTuple):
-    """What an experiment found: a table (header, rows of texts) and sentences."""
+    """What an experiment found: a table (header, rows of texts), sentences, and the gist of it in one."""
 
     title: str
     question: str
     header: tuple
     rows: list
     sentences: list
+    gist: str
 
 
 class Experiment(NamedTuple):
@@ -97,11 +98,8 @@ def _permuted(plan, results):
     shuffled = {model: plan.over_seeds(results, model, permuted=True) for model in plan.witnesses}
     for model in plan.witnesses:
         change = difference(shuffled[model], place[model])
-        rows.append((model, spread(place[model]), spread(shuffled[model]), str(change)))
-        sentences.append(
-            f"{model}: {spread(place[model])} with the pixels in place, {spread(shuffled[model])} with them "
-            f"shuffled: {change.sentence('it loses', 'it gains', 'not told apart by these seeds')}."
-        )
+        verdict = change.sentence("loses", "gains", "not told apart by these seeds")
+        rows.append((model, spread(place[model]), spread(shuffled[model]), verdict))
     for model in plan.witnesses:
         if model == "dense" or "dense" not in plan.witnesses:
             continue
@@ -116,6 +114,9 @@ def _permuted(plan, results):
         ("model", "in place", "shuffled", "difference in points"),
         rows,
         sentences,
+        "Neighbourhoods: with every image's pixels shuffled in the same way, "
+        + ", ".join(f"{row[0]} {row[3]}" for row in rows)
+        + ". Dense networks never knew what is a neighbour of what.",
     )
 
 
@@ -141,14 +142,6 @@ def _moved(plan, results):
         rows.append(
             (model, f"the experiments, {plan.seeds} seeds", spread(plain), spread(moved), spread(kept[model], 0))
         )
-    table = [(row[-1], row[0]) for row in rows if row[1] == "the table"]
-    sentences.append(
-        "The networks of the table (one seed) keep, from the most to the least: "
-        + ", ".join(
-            f"{model} {share}" for share, model in sorted(table, reverse=True, key=lambda pair: float(pair[0][:-2]))
-        )
-        + "."
-    )
     order = sorted(kept, key=lambda model: -np.mean(kept[model]))
     sentences.append(
         f"Over {plan.seeds} seeds: " + ", ".join(f"{model} {spread(kept[model])}" for model in order) + "."
@@ -165,6 +158,9 @@ def _moved(plan, results):
         ("model", "network of", "in place", "moved", "kept"),
         rows,
         sentences,
+        "Moved test images: of their accuracy keep, when every image is moved by two pixels, "
+        + ", ".join(f"{model} {spread(kept[model])}" for model in order)
+        + f" ({plan.seeds} seeds).",
     )
 
 
@@ -200,11 +196,6 @@ def _amount(plan, results):
             f"With {amount:,} images {best} is first with {spread(found[best][amount])}; {second} has "
             f"{spread(found[second][amount])}: {verdict}."
         )
-    for model in plan.witnesses:
-        gain = difference(found[model][amounts[-1]], found[model][amounts[0]])
-        sentences.append(
-            f"From {amounts[0]:,} to {amounts[-1]:,} images the accuracy of {model} changes by {gain} points."
-        )
     return Section(
         "Accuracy against the number of training images",
         "Each network learns from a part of the training images, in about as many steps each time (few images are "
@@ -212,6 +203,12 @@ def _amount(plan, results):
         ("images", *plan.witnesses),
         rows,
         sentences,
+        f"Images: from {amounts[0]:,} to {amounts[-1]:,} training images the accuracy changes by "
+        + ", ".join(
+            f"{difference(found[model][amounts[-1]], found[model][amounts[0]])} points ({model})"
+            for model in plan.witnesses
+        )
+        + ".",
     )
 
 
@@ -220,7 +217,7 @@ def _kernel_trials(plan):
 
 
 def _kernels(plan, results):
-    rows, sentences = [], []
+    rows = []
     for model in plan.models:
         kernels = results[plan.table_trial(model).name]["kernels"]
         before, after = np.array(kernels["before"]), np.array(kernels["after"])
@@ -235,11 +232,6 @@ def _kernels(plan, results):
                 f"{_roughness(after - before):.2f}",
             )
         )
-        sentences.append(
-            f"{model}: the training changed its first weights by {100 * moved:.1f} % of their length; neighbours in "
-            f"what was added differ by {_roughness(after - before):.2f} of what chance gives, while the weights "
-            f"themselves go from {_roughness(before):.2f} to {_roughness(after):.2f}."
-        )
     return Section(
         "The first layer's kernels, before and after",
         "What does the first layer look for? The pictures show its weights as they were drawn and as they were "
@@ -248,7 +240,10 @@ def _kernels(plan, results):
         "picture.",
         ("model", "weights shown", "moved by", "roughness before", "after", "of the change"),
         rows,
-        sentences,
+        [],
+        "Kernels: what training adds to the first weights is smooth, not noise: its roughness is "
+        + ", ".join(f"{row[-1]} ({row[0]})" for row in rows)
+        + ", where chance gives 1.",
     )
 
 
@@ -286,10 +281,6 @@ def _ordered(plan, results):
     letter = last["letter"]
     share = np.mean(ordered["test_accuracy"]) / np.mean(shuffled["test_accuracy"])
     sentences = [
-        f"lenet5, {plan.seeds} seeds: split as the lab did, {spread(ordered['train_accuracy'])} on training, "
-        f"{spread(ordered['val_accuracy'])} on validation, {spread(ordered['test_accuracy'])} on test.",
-        f"Shuffled and stratified: {spread(shuffled['train_accuracy'])}, {spread(shuffled['val_accuracy'])}, "
-        f"{spread(shuffled['test_accuracy'])}.",
         f"The test accuracy of the lab's split is {share:.2f} of what it should be, a difference of "
         f"{difference(ordered['test_accuracy'], shuffled['test_accuracy'])} points: {rows[1][1]} training images "
         f"showed a {letter} instead of {rows[0][1]}, and of the {letter}s in the test {rows[1][-1]} were recognised "
@@ -315,6 +306,10 @@ def _ordered(plan, results):
         ),
         rows,
         sentences,
+        f"The lab's mistake: with the last tenth of ordered images to validate on, lenet5 has "
+        f"{spread(ordered['train_accuracy'])} on training, {spread(ordered['val_accuracy'])} on validation and "
+        f"{spread(ordered['test_accuracy'])} on test, {share:.2f} of the {spread(shuffled['test_accuracy'])} that a "
+        f"shuffled, stratified split gives ({plan.seeds} seeds).",
     )
 
 
@@ -331,12 +326,8 @@ def _normalize(plan, results):
         scaled = plan.over_seeds(results, model)
         normalized = plan.over_seeds(results, model, normalized=True)
         change = difference(normalized, scaled)
-        rows.append((model, "x / 255", spread(scaled), ""))
-        rows.append((model, "normalize(x, axis=1)", spread(normalized), str(change)))
-        sentences.append(
-            f"{model}: {spread(normalized)} with normalize(x, axis=1), {spread(scaled)} with x / 255: "
-            f"{change.sentence('worse', 'better', 'not told apart by these seeds')}."
-        )
+        verdict = change.sentence("worse", "better", "not told apart by these seeds")
+        rows.append((model, spread(scaled), spread(normalized), verdict))
     if "divergence" in plan.experiments:
         best = []
         for scale in ("0 to 1", "normalize(x, axis=1)"):
@@ -359,9 +350,10 @@ def _normalize(plan, results):
         "The lab's preprocessing against plain scaling",
         "The lab divided every column of pixels by its length, `normalize(x, axis=1)`. The alternative is to divide "
         "by 255.",
-        ("model", "preprocessing", "test accuracy", "difference in points"),
+        ("model", "x / 255", "normalize(x, axis=1)", "difference in points"),
         rows,
         sentences,
+        "Preprocessing: normalize(x, axis=1) instead of x / 255: " + ", ".join(f"{r[0]} {r[3]}" for r in rows) + ".",
     )
 
 
@@ -434,11 +426,9 @@ def _divergence(plan, results):
     for place, mend in enumerate(found[0]["mends"]):
         accuracies = [sweep["mends"][place]["accuracy"] for sweep in found]
         ends.append((float(np.mean(accuracies)), mend["mend"], spread(accuracies)))
+    mended = sorted(ends[1:], reverse=True)
     sentences.append(
-        f"What mends it: pixels 0 to 255 with SGD {divergence.LAB_RATE:g} end at {ends[0][2]} after "
-        f"{plan.divergence_steps} steps; with one change, from the best to the worst: "
-        + "; ".join(f"{name} {accuracy}" for _, name, accuracy in sorted(ends[1:], reverse=True))
-        + "."
+        "What mends it, from the best to the worst: " + "; ".join(f"{name} {end}" for _, name, end in mended) + "."
     )
     return Section(
         'The dense network that "diverged to 10 %"',
@@ -449,6 +439,9 @@ def _divergence(plan, results):
         ("pixels", "learning rate", "last loss", "largest loss", "dead ReLUs", "accuracy", "outcome"),
         rows,
         sentences,
+        f"The dense network that diverged: with pixels 0 to 255 and SGD {divergence.LAB_RATE:g} its first steps kill "
+        f"{spread([run['dead'] for run in raw])} of its ReLUs, and it ends at {ends[0][2]}; with "
+        f"{mended[0][1]} it has {mended[0][2]} after the same {plan.divergence_steps} steps.",
     )
 
 

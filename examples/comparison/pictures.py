@@ -33,10 +33,12 @@ def draw_all(plan, results, what, folder):
         `{name: path}`; empty without matplotlib.
     """
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         return {}
     made = {}
+    matplotlib.rcParams["legend.handlelength"] = 3.5  # so that a dashed line is seen to be one
     for name, (draw, wanted) in PICTURES.items():
         if wanted is not None and wanted not in plan.experiments:
             continue
@@ -111,9 +113,12 @@ def _curves(figure, plan, results):
 
 
 def _kernels(figure, plan, results):
+    from matplotlib.colors import LinearSegmentedColormap
+
     columns = 10
     models = [model for model in plan.models if not model.startswith("dense")]  # those show next to nothing but noise
     figure.set_size_inches(0.75 * columns + 1.6, 2.3 * len(models))
+    signed = LinearSegmentedColormap.from_list("signed", ["#1254a8", "#fafaf8", "#c45204"])  # as in minicnn.plots
     for part, model in zip(figure.subfigures(len(models), 1, squeeze=False)[:, 0], models, strict=True):
         kernels = dict(results[plan.table_trial(model).name]["kernels"])
         kernels["change"] = np.subtract(kernels["after"], kernels["before"])
@@ -125,7 +130,7 @@ def _kernels(figure, plan, results):
                     axes.set_axis_off()
                     continue
                 end = np.abs(kernel).max()
-                axes.imshow(kernel, cmap="RdBu_r", vmin=-end, vmax=end)
+                axes.imshow(kernel, cmap=signed, vmin=-end, vmax=end)
             label = f"{model}\n{when}" if line == 0 else when
             grid[line, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
 
@@ -176,8 +181,10 @@ def _pairs(axes, models, variants):
         for place, one in zip(places, seeds, strict=True):
             axes.plot([place] * len(one), one, "k.", markersize=4)
     axes.set_xticks(np.arange(len(models)), models, fontsize=8)
-    axes.set_ylabel("test accuracy, %")
-    axes.set_ylim(0, 100)
+    low = min(value for _, values in variants.items() for model in models for value in values(model))
+    start = max(0, int(10 * np.floor(10 * low - 0.5)))  # differences of a few points must be seen
+    axes.set_ylabel(f"test accuracy, % (from {start} on)")
+    axes.set_ylim(start, 100)
     axes.grid(axis="y", alpha=0.3)
     axes.figure.legend(fontsize=8, loc="outside lower center", ncols=len(variants))
 

@@ -42,9 +42,11 @@ class Difference(NamedTuple):
         """The difference in words: `less`, `more` or `same`, with its numbers."""
         if not math.isfinite(self.half):
             return f"{self} points, of which one seed cannot tell chance"
+        close = abs(abs(self.mean) - self.half) < 0.05  # another digit, where one alone could not tell
+        numbers = f"{self.mean:+.2f} ± {self.half:.2f}" if close else str(self)
         if abs(self.mean) <= self.half:
-            return f"{same} ({self} points)"
-        return f"{less if self.mean < 0 else more} ({self} points)"
+            return f"{same} ({numbers} points)"
+        return f"{less if self.mean < 0 else more} ({numbers} points)"
 
 
 def difference(a, b):
@@ -76,6 +78,21 @@ def sign_test(a, b):
     total = only_a + only_b
     tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1))
     return only_a, only_b, min(1.0, 2 * tail / 2**total)
+
+
+def holm(chances):
+    """The p of several tests, made larger for their number; where one is below 0.05, so is the chance of any error.
+
+    >>> [round(p, 2) for p in holm([0.01, 0.5, 0.03])]
+    [0.03, 0.5, 0.06]
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    order, adjusted, largest = sorted(range(len(chances)), key=lambda i: chances[i]), [0.0] * len(chances), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def percent(share, digits=1):

@@ -5,7 +5,7 @@ import io
 import itertools
 
 from comparison.models import MODELS
-from comparison.statistics import percent, sign_test, wilson
+from comparison.statistics import holm, percent, sign_test, wilson
 
 HEADER = (
     "model",
@@ -76,15 +76,14 @@ def sentences(plan, results):
     """What the table says, model against model: who is right where the other is wrong, and what the best costs."""
     found = {model: results[plan.table_trial(model).name] for model in plan.models}
     order = sorted(found, key=lambda model: -found[model]["test_accuracy"])
-    said = []
-    for better, worse in itertools.pairwise(order):
-        only_better, only_worse, p = sign_test(found[better]["right"], found[worse]["right"])
-        verdict = "a difference" if p < 0.05 else "not told apart by this test set"
+    said, pairs = [], list(itertools.pairwise(order))
+    tests = [sign_test(found[better]["right"], found[worse]["right"]) for better, worse in pairs]
+    for (better, worse), (only_better, only_worse, _), p in zip(pairs, tests, holm([t[2] for t in tests]), strict=True):
+        verdict = "these two trained networks differ" if p < 0.05 else "not told apart by this test set"
         said.append(
-            f"{better} {percent(found[better]['test_accuracy'])} against {worse} "
-            f"{percent(found[worse]['test_accuracy'])}: of {found[better]['test_images']:,} test images "
-            f"{only_better:,} were right with the first only, {only_worse:,} with the second only "
-            f"(sign test p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {verdict}."
+            f"{better} against {worse}: of {found[better]['test_images']:,} test images {only_better:,} were right "
+            f"with the first only, {only_worse:,} with the second only "
+            f"(sign test, Holm's p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}): {verdict}."
         )
     if {"dense", "dense_falling"} <= {*order}:
         said.append(
@@ -114,6 +113,18 @@ def sentences(plan, results):
             f"{found[largest]['seconds_an_epoch'] or 0:.1f} s."
         )
     return said
+
+
+def gist(plan, results):
+    """Who is first, and whether by more than chance, in one sentence."""
+    found = {model: results[plan.table_trial(model).name] for model in plan.models}
+    order = sorted(found, key=lambda model: -found[model]["test_accuracy"])
+    shown = [f"{model} {percent(found[model]['test_accuracy'])}" for model in order]
+    low, high = interval(found[order[0]])
+    return (
+        f"From the best to the worst on test: {', '.join(shown)}; one seed each, and the test set leaves the best "
+        f"one's open from {percent(low)} to {percent(high)}."
+    )
 
 
 def as_text(header, rows):
