@@ -65,7 +65,9 @@ def test_everything_once(tmp_path, capsys):
     assert compare.main([*TINY, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
     printed = capsys.readouterr().out
     titles = [line for line in printed.splitlines() if line.isupper() or ", on synthetic letters" in line]
-    assert len([line for line in titles if line.endswith("drawn from the fonts at hand")]) == 9  # the comparison, in short, and seven experiments
+    assert (
+        len([line for line in titles if line.endswith("drawn from the fonts at hand")]) == 9
+    )  # the comparison, in short, and seven experiments
     for name in ("report.txt", "table.txt", "table.md", "table.csv"):
         assert "synthetic letters" in (tmp_path / "out" / name).read_text()
     page = (tmp_path / "docs" / "comparison-letters.md").read_text()

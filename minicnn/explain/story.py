@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -20,15 +21,20 @@ def add_command(commands):
     command.add_argument("--kernel", default="3", metavar="K|HxW", help="the kernel's size (default: 3)")
     command.add_argument("--stride", type=int, default=1, help="pixels from place to place (default: 1)")
     command.add_argument("--padding", type=int, default=0, help="pixels of zeros around the image (default: 0)")
-    command.set_defaults(run=lambda arguments: print(story(arguments, colours=_has_colours())))
+    command.set_defaults(run=_run)
 
 
-def story(arguments, colours=False):
+def _run(arguments):
+    print(story(arguments, _has_colours(), shutil.get_terminal_size().columns))
+
+
+def story(arguments, colours=False, width=80):
     """The whole story as a text.
 
     Args:
         arguments: with `image` and `kernel` as texts ("5x5", "3"), `stride` and `padding` in pixels.
         colours: whether to light up one window with terminal colours; else it stands in brackets.
+        width: of the terminal, in characters; wider matrices are shown in pieces.
 
     Raises:
         InputError: sizes that are none, do not fit, or are too large for a screen.
@@ -46,8 +52,9 @@ def story(arguments, colours=False):
     layer.weight.value[...] = np.resize([1.0, 0.0, -1.0, 2.0], (1, 1, KH, KW))
     columns = im2col(x, **options)
     y, backward = layer.forward(x)
-    dy = np.ones_like(y)
+    dy = np.resize([1.0, 0.0, 2.0, -1.0], y.shape)
     dx = backward(dy)
+    is_padding = im2col(np.ones_like(x), **options) == 0
     shown = OH // 2 * OW + OW // 2  # the window that is lit, in the middle
     places = col2im((np.arange(OH * OW) == shown) * np.ones((KH * KW, 1)), x.shape, **options)[0, 0] > 0
     lit_column = np.arange(OH * OW) == shown
@@ -58,24 +65,26 @@ def story(arguments, colours=False):
     weight, products = layer.weight.value[0, 0], layer.weight.value.ravel() * columns[:, shown]
     terms = " + ".join(f"{w:g}·{v:g}" for w, v in zip(weight.ravel(), columns[:, shown], strict=True))
 
-    def table(values, lit=None):
-        return _table(values, lit, colours)
+    def table(values, lit=None, hidden=None):
+        return _table(values, lit, hidden, colours, width)
 
     return "\n".join(
         [
             f"An image of {H} x {W} pixels; one window of it is lit:",
             table(x[0, 0], places),
-            f"\nA kernel of {KH} x {KW} weights slides over it. Places for it, and so outputs: {sizes}",
+            f"\nA kernel of {KH} x {KW} weights slides over it. Places for it, and so outputs:\n  {sizes}",
             table(weight),
             f"\nim2col writes what each window sees as a column: {KH * KW} taps x {OH * OW} windows",
-            table(columns, np.broadcast_to(lit_column, columns.shape)),
+            table(columns, np.broadcast_to(lit_column, columns.shape), is_padding),
+            *["(· is padding, a zero)"] * bool(is_padding.any()),
             "\nThe kernel as a row, times this matrix, gives all outputs in one product:",
             table(weight.reshape(1, -1)),
             f"\nThe result, {OH} x {OW}. The lit one: {terms} = {products.sum():g}",
             table(y[0, 0], lit_output),
-            "\nThe way back. Say that every output should grow by one: dy is all ones. Then",
-            "dcolumns = kernel as a column, times dy as a row: what each window asks of what it saw",
-            table(weight.reshape(-1, 1) @ dy.reshape(1, -1), np.broadcast_to(lit_column, columns.shape)),
+            "\nThe way back. Say that the loss would grow by these with each output, the gradient dy:",
+            table(dy[0, 0], lit_output),
+            "\ndcolumns = kernel as a column, times dy as a row: what each window asks of what it saw",
+            table(weight.reshape(-1, 1) @ dy.reshape(1, -1), np.broadcast_to(lit_column, columns.shape), is_padding),
             "\ncol2im adds every entry to the pixel that it was copied from: dx",
             table(dx[0, 0], places),
             "\nThe votes each pixel gets (fewer at the border), which is why col2im says +=:",
@@ -86,21 +95,26 @@ def story(arguments, colours=False):
     )
 
 
-def _table(values, lit, colours):
-    """Numbers in straight columns; the lit ones in colour, or in brackets."""
-    texts = [[f"{value:g}" for value in line] for line in values]
-    width = max(len(text) for line in texts for text in line)
-    lines = []
-    for r, line in enumerate(texts):
-        cells = []
-        for c, text in enumerate(line):
-            text = text.rjust(width)
-            if lit is None or not lit[r][c]:
-                cells.append(f" {text} ")
-            else:
-                cells.append(f"\x1b[30;43m {text} \x1b[0m" if colours else f"[{text}]")
-        lines.append("  " + "".join(cells))
-    return "\n".join(lines)
+def _table(values, lit, hidden, colours, width):
+    """Numbers in straight columns, in pieces where they are wider than the terminal; the lit ones in colour, or in
+    brackets, and a dot for the hidden ones."""
+    texts = [[f"{value + 0:g}" for value in line] for line in values]
+    wide = max(len(text) for line in texts for text in line)
+    at_a_time = max(1, (width - 2) // (wide + 2))
+    pieces = []
+    for start in range(0, len(texts[0]), at_a_time):
+        lines = []
+        for r, line in enumerate(texts):
+            cells = []
+            for c, text in list(enumerate(line))[start : start + at_a_time]:
+                text = ("·" if hidden is not None and hidden[r][c] else text).rjust(wide)
+                if lit is None or not lit[r][c]:
+                    cells.append(f" {text} ")
+                else:
+                    cells.append(f"\x1b[30;43m {text} \x1b[0m" if colours else f"[{text}]")
+            lines.append("  " + "".join(cells))
+        pieces.append("\n".join(lines))
+    return "\n  ... and on to the right:\n".join(pieces)
 
 
 def _size(text, option):
