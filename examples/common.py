@@ -134,7 +134,7 @@ def finish(model, test, what, chosen, history, optimizer):
             "backend": chosen.backend,
             "time": f"{time.perf_counter() - chosen.started:.0f} s for data, training and test",
         }
-        report.write(chosen.report, model, test, history, settings, pathlib.Path(sys.argv[0]).stem)
+        report.write(chosen.report, model, test, history, settings, f"{pathlib.Path(sys.argv[0]).stem}, {what}")
         print(f"report in {pathlib.Path(chosen.report) / 'index.html'}: open it in a browser")
     if 100 * accuracy < chosen.min_accuracy:
         print(f"the test accuracy is below {chosen.min_accuracy} %", file=sys.stderr)
