@@ -147,6 +147,15 @@ def test_other_settings_are_refused_before_any_work(tmp_path, trained, capsys, c
     assert results_of(tmp_path) != before
 
 
+def test_an_edited_training_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys):
+    """Somebody changes a learning rate in models.py between two runs."""
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    edited = models.MODELS["logistic_regression"]._replace(optimizer=lambda steps: mc.SGD(0.02))
+    monkeypatch.setitem(models.MODELS, "logistic_regression", edited)
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 1
+    assert "optimizer" in capsys.readouterr().err
+
+
 def test_broken_result_is_done_again(tmp_path, trained, capsys):
     assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
     (tmp_path / "results" / "table-logistic_regression-seed0.json").write_text('{"settings": {')

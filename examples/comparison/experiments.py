@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from comparison import divergence, trials
-from comparison.models import expected_seconds
+from comparison.models import MODELS, expected_seconds
 from comparison.statistics import difference, percent, spread
 from comparison.store import Task
+from minicnn.checkpoint import optimizer_settings
 
 KEPT = (0.0, 0.05, 0.2)  # shares of the last letter that the lab's split leaves in training
 
@@ -70,7 +71,12 @@ def _trial_task(trial, plan, source, settings):
     def compute(advance):
         return trials.run(trial, source, plan.batch_size, lambda: advance(1 / steps if steps else 0))
 
-    return Task(trial.name, settings | {"trial": vars(trial)}, cost, compute)
+    model = MODELS[trial.model]
+    training = {
+        "network": [repr(layer) for layer in model.network(input_shape=None).layers],
+        "optimizer": optimizer_settings(model.optimizer(1)),
+    }
+    return Task(trial.name, settings | training | {"trial": vars(trial)}, cost, compute)
 
 
 def _divergence_task(seed, plan, source, settings):
