@@ -164,9 +164,9 @@ def _moved(plan, results):
         ("model", "network of", "in place", "moved", "kept"),
         rows,
         sentences,
-        "Moved test images: of their accuracy keep, when every image is moved by two pixels, "
-        + ", ".join(f"{model} {spread(kept[model])}" for model in order)
-        + f" ({plan.seeds} seeds).",
+        "Moved test images: when every image is moved by two pixels, "
+        + ", ".join(f"{model} keeps {spread(kept[model])}" for model in order)
+        + f" of its accuracy ({plan.seeds} seeds).",
     )
 
 

@@ -61,12 +61,14 @@ def _save(figure, path):
 def _accuracy(figure, plan, results):
     figure.set_size_inches(10, 4.5)
     by_size, by_time = figure.subplots(1, 2, sharey=True)
-    for model in plan.models:
+    sizes = [results[plan.table_trial(model).name]["parameters"] for model in plan.models]
+    for number, model in enumerate(plan.models):
+        beside = 1.2 ** sizes[:number].count(sizes[number])  # models of one size stand next to each other
         result = results[plan.table_trial(model).name]
         low, high = tables.interval(result)
         accuracy = result["test_accuracy"]
         seconds = (result["seconds_an_epoch"] or 0) * result["epochs"]
-        for axes, x in ((by_size, result["parameters"]), (by_time, max(seconds, 1e-3))):
+        for axes, x in ((by_size, beside * result["parameters"]), (by_time, max(seconds, 1e-3))):
             axes.errorbar(
                 x,
                 100 * accuracy,
@@ -80,7 +82,7 @@ def _accuracy(figure, plan, results):
         axes.set(xscale="log", xlabel=label)
         axes.grid(alpha=0.3)
     by_size.set_ylabel("test accuracy, %, with its 95 % interval")
-    by_time.legend(fontsize=8, loc="lower right")
+    figure.legend(*by_time.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=len(plan.models))
 
 
 def _curves(figure, plan, results):
