@@ -158,7 +158,8 @@ def test_every_number_on_the_page_is_the_librarys(browser, network, letter, tmp_
             page.open(i, back=True)
             exact(page.result(), layer["dy"][layer["units"][2]])
             terms = [float(bar.get_attribute("data-value")) for bar in page.page.locator(".bars .num").all()]
-            np.testing.assert_array_equal(np.array(terms, "f4"), layer["topGradients"][2])
+            gradients = layer["topGradients"][2]
+            np.testing.assert_array_equal(np.array(terms, "f4"), gradients[np.argsort(-abs(gradients), kind="stable")])
     page.open(len(layers), back=True)
     shown = [float(bar.get_attribute("data-value")) for bar in page.page.locator(".bars .num").all()]
     expected = np.concatenate([data["logits"], data["probabilities"], layers[-1]["dy"]])
@@ -219,6 +220,32 @@ def test_an_average_is_shared_by_the_window_that_is_pointed_at(browser, tmp_path
     exact(page.result(1), dx[channel, 8, 9])
     share = int(re.search(r"dy / (\d)", page.page.inner_text("#detail")).group(1))
     assert dx[channel, 8, 9] == pytest.approx(dy[channel, 4, 4] / share)
+
+
+def test_what_was_dropped_out_is_said(browser, letter, tmp_path):
+    layers = [mc.Flatten(), mc.Dense(40), mc.Dropout(0.5, seed=1), mc.Dense(10)]
+    explanation = mc.explain(mc.Sequential(layers, input_shape=(1, 28, 28)), *letter, training=True)
+    dropout = explanation.data["layers"][2]
+    assert 5 < (dropout["y"] == 0).sum() < 35
+    page = Page(browser, explanation, tmp_path / "page.html")
+    page.open(2, back=True)
+    unit = int(np.flatnonzero(dropout["y"] == 0)[-1])
+    page.hover("dx", *divmod(unit, 7), 6, 7)
+    assert "dropped out" in page.page.inner_text(".answer")
+
+
+def test_a_global_average_is_a_window_as_large_as_the_image(browser, tmp_path, rng):
+    layers = [mc.Conv2D(4, 3), mc.GlobalAvgPool2D(), mc.Dense(3)]
+    explanation = mc.explain(mc.Sequential(layers, input_shape=(1, 8, 9)), rng.random((8, 9)), 2)
+    layer = explanation.data["layers"][1]
+    page = Page(browser, explanation, tmp_path / "page.html")
+    page.open(1, back=False)
+    channel = int(re.search(r"output\[(\d)", page.page.inner_text("#detail")).group(1))
+    exact(page.result(0), layer["y"][channel, 0, 0])
+    page.open(1, back=True)
+    page.hover("dx", 2, 3, 6, 7)
+    exact(page.result(1), layer["dx"][channel, 2, 3])
+    assert "dy / 42" in page.page.inner_text("#detail")
 
 
 def test_numbers_that_are_not_finite_are_refused(letter):

@@ -56,7 +56,7 @@ class Explanation:
         return f'<iframe title="minicnn explains" {frame}></iframe>'
 
 
-def explain(model, image, label=None, names=None):
+def explain(model, image, label=None, names=None, training=False):
     """A page that shows how a network sees one image: every number forward and back.
 
     Args:
@@ -65,6 +65,8 @@ def explain(model, image, label=None, names=None):
             picture (PNG, JPEG, ...) of any size, which is made grey or coloured and fitted to the model's input.
         label: the right class, from 0; None for the class that the network finds likeliest.
         names: a text for each class; letters A, B, C... up to 26 classes, else numbers, where none are given.
+
+        training: whether the layers behave as in training, where Dropout drops.
 
     Returns:
         an `Explanation`, with `save(path)`; in a notebook it shows itself.
@@ -78,7 +80,7 @@ def explain(model, image, label=None, names=None):
     >>> page.html()[:15]
     '<!doctype html>'
     """
-    return Explanation(collect(model, image, label, names))
+    return Explanation(collect(model, image, label, names, training))
 
 
 def add_command(commands):
@@ -88,6 +90,7 @@ def add_command(commands):
     command.add_argument("image", help="a picture of any size; or letters:N or PATH:N, image N of a test set")
     command.add_argument("-o", "--output", default="page.html", help="the page (default: page.html)")
     command.add_argument("--label", type=int, help="the right class, from 0 (of a test set's image it is known)")
+    command.add_argument("--training", action="store_true", help="as in training, where Dropout drops")
     command.set_defaults(run=_run)
 
 
@@ -104,7 +107,7 @@ def _run(arguments):
         if int(index) >= len(images):
             raise InputError(f"{image}: the test set has {len(images)} images, numbered from 0")
         image, label = images[int(index)], int(labels[int(index)]) if label is None else label
-    explain(model, image, label).save(arguments.output)
+    explain(model, image, label, training=arguments.training).save(arguments.output)
     print(f"{arguments.output}: open it in a browser")
 
 

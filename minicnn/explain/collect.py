@@ -19,7 +19,8 @@ import numpy as np
 
 from minicnn.backend import to_device, to_numpy
 from minicnn.errors import FileError, InputError
-from minicnn.layers import LAYERS, AvgPool2D, Conv2D, Dense, Dropout, MaxPool2D, Softmax
+from minicnn.im2col import Window
+from minicnn.layers import LAYERS, AvgPool2D, Conv2D, Dense, Dropout, GlobalAvgPool2D, MaxPool2D, Softmax
 from minicnn.losses import SoftmaxCrossEntropy
 
 UNITS, INPUTS = 24, 24  # of a dense layer: units shown, and inputs shown of each
@@ -30,7 +31,7 @@ DRAWN_PARAMETERS = 500_000  # of a network that the page can compute for a drawn
 DRAWN_LAYERS = set(LAYERS.values()) - {Softmax}  # that the page can compute
 
 
-def collect(model, image, label=None, names=None):
+def collect(model, image, label=None, names=None, training=False):
     """The page's data; the arguments are those of `minicnn.explain`."""
     x = one_image(model, image)
     check_label(model, label)
@@ -40,7 +41,7 @@ def collect(model, image, label=None, names=None):
     steps, y = [], x
     for layer in layers:
         inside = y
-        y, way_back = layer.forward(y)
+        y, way_back = layer.forward(y, training)
         steps.append((layer, inside, y, way_back))
     logits = y
     probabilities = to_numpy(Softmax()(logits))[0]
@@ -48,7 +49,9 @@ def collect(model, image, label=None, names=None):
     loss, dy = SoftmaxCrossEntropy()(logits, np.array([target]))
     if not np.isfinite(to_numpy(logits)).all():
         raise InputError("explain needs a network whose outputs are finite numbers: this one gives NaN or infinity")
-    drawable = model.count_parameters() <= DRAWN_PARAMETERS and DRAWN_LAYERS.issuperset(map(type, layers))
+    drawable = (
+        not training and model.count_parameters() <= DRAWN_PARAMETERS and DRAWN_LAYERS.issuperset(map(type, layers))
+    )
     shown = []
     for name, (layer, inside, y, way_back) in reversed(list(zip(model.names, steps, strict=False))):
         dx = way_back(dy)
@@ -69,6 +72,7 @@ def collect(model, image, label=None, names=None):
         "probabilities": probabilities,
         "loss": float(to_numpy(loss)),
         "drawable": drawable,
+        "training": training,
         "parameters": model.count_parameters(),
     }
 
@@ -145,14 +149,7 @@ def _described(name, layer, x, y, dy, dx):
         return about | _dense(layer, x, y, dy, dx)
     about |= {"y": _array(y), "dy": _array(dy), "dx": _array(dx)}
     if hasattr(layer, "window"):
-        H, W = x.shape[2:]
-        about["window"] = {
-            "kernel": list(layer.window.kernel_size),
-            "stride": list(layer.window.stride),
-            "pads": [list(pad) for pad in layer.window.pads(H, W)],
-            "dilation": list(layer.window.dilation),
-        }
-        about["sizes"] = _sizes(layer.window, H, W, y.shape[2:])
+        about |= _window(layer.window, x, y.shape[2:])
     if isinstance(layer, Conv2D):
         about |= {
             "groups": layer.groups,
@@ -167,9 +164,25 @@ def _described(name, layer, x, y, dy, dx):
     if isinstance(layer, AvgPool2D):
         about["pool"] = "mean"
         about["countPad"] = bool(layer.count_include_pad)
+    if isinstance(layer, GlobalAvgPool2D):  # a mean over one window: the whole image
+        window = Window(x.shape[2:])
+        about |= {name: about[name][:, None, None] for name in ("y", "dy")} | {"pool": "mean", "countPad": False}
+        about |= _window(window, x, (1, 1))
     if isinstance(layer, Dropout):
         about["rate"] = layer.rate
     return about
+
+
+def _window(window, x, outputs):
+    """A window on the images x, and the arithmetic of its places."""
+    H, W = x.shape[2:]
+    numbers = {
+        "kernel": list(window.kernel_size),
+        "stride": list(window.stride),
+        "pads": [list(pad) for pad in window.pads(H, W)],
+        "dilation": list(window.dilation),
+    }
+    return {"window": numbers, "sizes": _sizes(window, H, W, outputs)}
 
 
 def _sizes(window, H, W, outputs):

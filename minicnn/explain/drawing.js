@@ -38,7 +38,7 @@ function densely(layer, x) {
   return y;
 }
 function means(layer, x) {
-  const y = blank(...layer.shape);
+  const y = blank(layer.shape[0], 1, 1);
   y.forEach((_, c) => (y[c] = plane(x, c).reduce((a, b) => a + b, 0) / plane(x, c).length));
   return y;
 }

@@ -97,7 +97,7 @@ function map(title, height, width, values, { scale, grey = false, size = 172, mo
       if (way) { event.preventDefault(); go([(place ?? [0, 0])[0] + way[0], (place ?? [0, 0])[1] + way[1]], true); }
     });
   }
-  return make("div", {}, make("h3", {}, title), make("div", { class: "map" }, canvas, svg));
+  return make("div", {}, make("h3", {}, title), make("div", { class: "map" }, canvas, svg), title && !grey ? make("div", { class: "full" }, `full colour: ±${short(scale ?? largest(values))}`) : null);
 }
 const thumbnail = kept((array, c, grey) => {
   const canvas = make("canvas"), values = plane(array, c);
@@ -405,8 +405,8 @@ function activation(layer, index, p, set) {
   const name = flat ? `[${i}]` : `[${p.f}, ${p.r}, ${p.s}]`, known = curves[layer.kind];
   const choose = flat ? null : channels("channel", layer.y, p.f, (f) => set({ f }));
   const shown = state.back ? [["gradient dy that arrives", layer.dy, "dy"], ["gradient dx that goes on", layer.dx, "dx"]] : [["input", layer.x, "input"], ["output", layer.y, "output"]];
-  const why = dx === 0 ? (dy === 0 ? "No gradient arrives here, so none goes on." : known?.why(x) ?? "The slope of the curve is zero here.") : known?.why(x);
-  return [text(known ? known.idea : layer.kind === "Dropout" ? `In training a share of ${layer.rate} of the numbers is dropped at random, so that no unit relies on one other alone. Here, outside training, everything passes.` : "", flat && layer.y.length > 1 ? ` The ${layer.y.length} numbers are shown in rows of ${W}.` : ""),
+  const why = dx === 0 ? (dy === 0 ? "No gradient arrives here, so none goes on." : layer.kind === "Dropout" ? "This number was dropped out, so nothing that follows depends on it." : known?.why(x) ?? "The slope of the curve is zero here.") : known?.why(x);
+  return [text(known ? known.idea : layer.kind === "Dropout" ? `In training a share of ${layer.rate} of the numbers is dropped at random, so that no unit relies on one other alone. ${data.training ? "Here, as in training, the zeros among the outputs were; the others are larger for it." : "Here, outside training, everything passes."}` : "", flat && layer.y.length > 1 ? ` The ${layer.y.length} numbers are shown in rows of ${W}.` : ""),
     row(box(choose, row(...shown.map(([title, array, id]) => map(title, H, W, spread(array), { id, scale: largest(array), size: 196, place: [Math.floor(i / W), i % W], move: (r, s, focus) => { if (r * W + s < view(layer.y).length) set({ r, s }, focus); } })))),
       box(known ? curve(layer.kind, x, y) : null, equation(`input${name} = `, number(x), " → output = ", number(y, "b")),
         state.back ? equation("dy = ", number(dy), " → dx = dy × slope = ", number(dx, "b")) : null, state.back && why ? answer(dx === 0 ? "Why is this gradient zero? " : "Why is it so small? ", why) : null))];
@@ -422,7 +422,7 @@ function dense(layer, index, p, set) {
     row(box(make("h3", {}, `what pushes unit ${name(unit)} most: input × weight`), bars(values.map((i) => ({ name: `input ${layer.top[n][i]}: ${short(at(layer.topInputs, n, i))} × ${short(at(layer.topWeights, n, i))}`, value: Math.fround(at(layer.topInputs, n, i) * at(layer.topWeights, n, i)) })))),
       box(equation(`output[${name(unit)}] = `, number(layer.y[unit], "b")), text("the sum over all ", all.toLocaleString("en"), " inputs", layer.bias ? " plus the bias " : "", layer.bias ? number(layer.bias[n]) : "")))];
   return [text("Going back, the gradient of a weight is the gradient that arrives at its unit times the input it was multiplied with: a weight whose input was zero learns nothing from this image."), note, buttons,
-    row(box(make("h3", {}, `gradients of unit ${name(unit)}'s weights: dy × input`), bars(values.map((i) => ({ name: `weight of input ${layer.top[n][i]} (${short(at(layer.topInputs, n, i))})`, value: at(layer.topGradients, n, i) })))),
+    row(box(make("h3", {}, `gradients of unit ${name(unit)}'s weights: dy × input`), bars([...values].sort((a, b) => Math.abs(at(layer.topGradients, n, b)) - Math.abs(at(layer.topGradients, n, a))).map((i) => ({ name: `weight of input ${layer.top[n][i]} (${short(at(layer.topInputs, n, i))})`, value: at(layer.topGradients, n, i) })))),
       box(equation(`dy[${name(unit)}] = `, number(layer.dy[unit], "b")), layer.dbias ? text("The bias has the same gradient: ", number(layer.dbias[n])) : null))];
 }
 function flatten(layer, index, p, set) {
@@ -441,7 +441,7 @@ function loss() {
       state.back ? box(make("h3", {}, "gradient: probability minus one for the right class"), bar(gradient)) : null,
       drawing.active ? null : box(equation("loss = -log(probability) = ", number(data.loss, "b")), state.back ? answer("The gradient is simply what was said minus what was right. It is from here that everything goes back.") : null))];
 }
-const views = { Conv2D: (...all) => (state.back ? convBackward : convForward)(...all), MaxPool2D: pooling, AvgPool2D: pooling, Dense: dense, Flatten: flatten };
+const views = { Conv2D: (...all) => (state.back ? convBackward : convForward)(...all), MaxPool2D: pooling, AvgPool2D: pooling, GlobalAvgPool2D: pooling, Dense: dense, Flatten: flatten };
 
 function show(focus = null) {
   const layer = layers[state.layer] ?? { name: "loss", kind: "Loss" }, p = place(layer);
