@@ -131,3 +131,17 @@ def name_of(function):
     'he_normal'
     """
     return next((name for name, known in INITIALIZERS.items() if function is known), None)
+
+
+def named(name):
+    """The library's initializer of a name: the way back from `name_of`.
+
+    Raises:
+        InputError: there is none of that name.
+
+    >>> named("he_normal") is he_normal
+    True
+    """
+    if name not in INITIALIZERS:
+        raise InputError(f"there is no initializer {name!r}: the library's are {', '.join(INITIALIZERS)}")
+    return INITIALIZERS[name]

@@ -13,6 +13,7 @@ import numpy as np
 
 from minicnn import training
 from minicnn.backend import SHARED_WORK, active, array_module, batch_innermost, to_device, to_numpy
+from minicnn.checks import check_array
 from minicnn.errors import FileError, InputError
 from minicnn.layers import LAYERS, Layer, Softmax
 from minicnn.layers.base import whole_number
@@ -148,6 +149,7 @@ class Sequential:
             nonlocal taken
             if taken:
                 raise InputError("this way back has been taken: run forward again")
+            check_array(dy, "the way back")
             if dy.shape != shape or dy.dtype != dtype:
                 raise InputError(f"the way back needs a gradient {shape} of {dtype}, got {dy.shape} of {dy.dtype}")
             taken = True
@@ -274,7 +276,7 @@ class Sequential:
         Raises:
             InputError: data or labels that cannot be right, or a loss that does not suit the model.
         """
-        return training.evaluate(self, x, y, loss or SoftmaxCrossEntropy(), batch_size)
+        return training.evaluate(self, x, y, SoftmaxCrossEntropy() if loss is None else loss, batch_size)
 
     def predict(self, x, batch_size=512):
         """The network's outputs for a set, batch by batch: probabilities where it ends in Softmax.
@@ -415,8 +417,7 @@ class Sequential:
             raise InputError("this model has no shape yet: give it input_shape=..., or call model.build(shape)")
 
     def _check_shape_and_dtype(self, x):
-        if getattr(getattr(x, "dtype", None), "kind", None) is None:
-            raise InputError(f"the model needs an array, got {type(x).__name__}: convert with np.asarray(x)")
+        check_array(x, "the model")
         if x.dtype.kind != "f" and x.dtype != np.uint8:
             raise InputError(
                 f"the model needs floating point numbers or uint8 images, got {x.dtype}: "

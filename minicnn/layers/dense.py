@@ -64,6 +64,8 @@ class Dense(Layer):
     (2, 3)
     """
 
+    splits_batch = True
+
     can_skip_input_gradient = True
 
     def __init__(
