@@ -179,6 +179,9 @@ class MeanSquaredError(Loss):
     >>> loss, doutputs = MeanSquaredError()(np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]]))
     >>> float(loss), doutputs
     (2.0, array([[0., 2.]]))
+
+    Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986 (there half the
+    sum of the squares instead of their mean).
     """
 
     def compute(self, outputs, targets):

@@ -80,10 +80,20 @@ class Sequential:
             self.build(input_shape)
 
     def build(self, input_shape):
-        """Make all parameters for inputs of this shape (without the batch axis); returns the output's shape.
+        """Make all parameters, drawn anew from the seed, for inputs of a shape.
+
+        Args:
+            input_shape: the shape of one input, without the batch axis: (C, H, W) or (D,).
+
+        Returns:
+            the shape of one output.
 
         Raises:
             InputError: no shape, or one that the layers cannot work on.
+
+        >>> from minicnn.layers import Dense
+        >>> Sequential([Dense(3)]).build((4,))
+        (3,)
         """
         if not isinstance(input_shape, (list, tuple)):
             raise InputError(f"input_shape needs the shape of one input, such as (1, 28, 28), got {input_shape!r}")
@@ -304,8 +314,20 @@ class Sequential:
             print_fn: called with each line.
 
         Raises:
-            InputError: the model has no shape yet.
+            InputError: the model has no shape yet, or `batch_size` is no whole number above 0.
+
+        >>> from minicnn.layers import Dense
+        >>> Sequential([Dense(3)], input_shape=(4,)).summary()
+        Layer                       Output shape    Parameters   Multiply-adds     Columns
+        ────────────────────────────────────────────────────────────────────────────────────
+        dense_1 (Dense)                      (3)            15              12           -
+        ────────────────────────────────────────────────────────────────────────────────────
+        Input: (4,), float32
+        Parameters: 15 (60 B)
+        Multiply-adds an image, forward: 12
+        Largest im2col matrix at batch 32: -
         """
+        batch_size = whole_number(batch_size, "batch_size", "summary")
         header, rows, totals = self._summary(batch_size)
         width = max([22, *(len(row[0]) for row in rows)])
         rule = "─" * (width + 62)
@@ -353,6 +375,12 @@ class Sequential:
 
     def save(self, path):
         """Write the network and its weights to one `.npz` file, whole or not at all, without pickle.
+
+        Functions of your own, such as an initializer, are not kept: the loaded layer has its default instead, and the
+        weights it was saved with.
+
+        Args:
+            path: the file; `load` reads it.
 
         Raises:
             FileError: the file cannot be written.

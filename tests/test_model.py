@@ -167,6 +167,7 @@ REFUSED = {
     "a list into im2col": (lambda: mc.im2col.im2col(X.tolist(), 3), "np.asarray"),
     "a list into col2im": (lambda: mc.im2col.col2im([[0.0] * 4] * 4, (1, 1, 3, 3), 2), "np.asarray"),
     "an array as padding": (lambda: mc.Conv2D(1, 3, padding=np.array([1, 2])), "padding"),
+    "a summary of no batch": (lambda: lenet().summary(batch_size=0), "batch_size"),
     "an input shape of 0": (lambda: mc.Sequential([mc.Flatten()], (0, 3, 3)), "0"),
 }
 
