@@ -133,6 +133,10 @@ class EarlyStopping(_Monitor):
         wait: epochs since.
         stopped_epoch: the epoch, counted from 0, after which it stopped; None if it did not.
 
+    Raises:
+        InputError: a mode of another name, or a number out of its range; in `fit`, a number that the run does not
+            measure.
+
     >>> early = EarlyStopping(patience=3, restore_best_weights=True)
 
     Source: Prechelt, "Early stopping: but when?", 1998; names and meaning are Keras's.
@@ -196,6 +200,10 @@ class ModelCheckpoint(_Monitor):
     Attributes:
         best: the best number so far. It survives a resume.
 
+    Raises:
+        InputError: a mode of another name; in `fit`, a number that the run does not measure, also in `filepath`.
+        FileError: in `fit`, the file cannot be written.
+
     >>> best = ModelCheckpoint("best.npz", save_best_only=True)
     """
 
@@ -239,7 +247,8 @@ class ReduceLROnPlateau(_Monitor):
         min_lr: the rate is not lowered below this.
 
     Raises:
-        InputError: where training begins, an optimizer whose learning rate is a schedule of its own.
+        InputError: a mode of another name, or a number out of its range; in `fit`, a number that the run does not
+            measure, or an optimizer whose learning rate is a schedule of its own.
 
     >>> plateau = ReduceLROnPlateau(monitor="loss", factor=0.5, patience=2)
     """
@@ -317,6 +326,9 @@ class CSVLogger(Callback):
         filename: the file.
         separator: between the numbers of a line.
         append: whether to go on below what the file already holds.
+
+    Raises:
+        FileError: in `fit`, the file cannot be read or written.
 
     >>> log = CSVLogger("training.csv")
     """

@@ -31,6 +31,7 @@ import os
 import numpy as np
 
 from minicnn.backend import array_module
+from minicnn.checks import check_array
 from minicnn.errors import InputError
 from minicnn.threads import thread_count
 
@@ -174,7 +175,7 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
         columns (C * KH * KW, OH * OW * N), of the dtype of `x`.
 
     Raises:
-        InputError: `x` has not four axes, the window does not fit, or the columns pass the `BUDGET`.
+        InputError: `x` is no array of four axes, the window does not fit, or the columns pass the `BUDGET`.
 
     >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
@@ -184,8 +185,9 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1):
            [3., 4., 6., 7.],
            [4., 5., 7., 8.]])
     """
-    if getattr(x, "ndim", None) != 4:
-        raise InputError(f"im2col needs images (N, C, H, W), got {getattr(x, 'shape', type(x).__name__)}")
+    check_array(x, "im2col")
+    if x.ndim != 4:
+        raise InputError(f"im2col needs images (N, C, H, W), got shape {x.shape}")
     window = Window(kernel_size, stride, padding, dilation)
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
@@ -218,7 +220,7 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
         images (N, C, H, W), of the dtype of `columns`, lying in memory with the batch innermost.
 
     Raises:
-        InputError: the columns' shape does not belong to these images and this window.
+        InputError: no array, or its shape does not belong to these images and this window.
 
     >>> import numpy as np
     >>> col2im(np.ones((4, 4)), (1, 1, 3, 3), kernel_size=2)[0, 0]    # in how many windows is each pixel?
@@ -226,6 +228,7 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
            [2., 4., 2.],
            [1., 2., 1.]])
     """
+    check_array(columns, "col2im")
     window = Window(kernel_size, stride, padding, dilation)
     N, C, H, W = input_shape
     OH, OW = window.output_shape(H, W)

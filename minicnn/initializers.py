@@ -77,7 +77,10 @@ def glorot_uniform(shape, rng, dtype="float32"):
 
 
 def glorot_normal(shape, rng, dtype="float32"):
-    """Normal with variance `2 / (fan_in + fan_out)`; arguments and errors as for `glorot_uniform`.
+    """Normal with variance `2 / (fan_in + fan_out)`; the arguments are those of `glorot_uniform`.
+
+    Raises:
+        InputError: a shape that has no fans.
 
     >>> round(float(glorot_normal((100, 300), np.random.default_rng(0)).var()) * 400, 1)
     2.0
@@ -88,7 +91,10 @@ def glorot_normal(shape, rng, dtype="float32"):
 
 
 def he_uniform(shape, rng, dtype="float32"):
-    """Uniform with variance `2 / fan_in`; arguments and errors as for `glorot_uniform`.
+    """Uniform with variance `2 / fan_in`; the arguments are those of `glorot_uniform`.
+
+    Raises:
+        InputError: a shape that has no fans.
 
     >>> round(float(he_uniform((100, 300), np.random.default_rng(0)).var()) * 300, 1)
     2.0
@@ -99,7 +105,10 @@ def he_uniform(shape, rng, dtype="float32"):
 
 
 def he_normal(shape, rng, dtype="float32"):
-    """Normal with variance `2 / fan_in`; arguments and errors as for `glorot_uniform`.
+    """Normal with variance `2 / fan_in`; the arguments are those of `glorot_uniform`.
+
+    Raises:
+        InputError: a shape that has no fans.
 
     >>> round(float(he_normal((100, 300), np.random.default_rng(0)).var()) * 300, 1)
     2.0
@@ -131,3 +140,17 @@ def name_of(function):
     'he_normal'
     """
     return next((name for name, known in INITIALIZERS.items() if function is known), None)
+
+
+def named(name):
+    """The library's initializer of a name: the way back from `name_of`.
+
+    Raises:
+        InputError: there is none of that name.
+
+    >>> named("he_normal") is he_normal
+    True
+    """
+    if name not in INITIALIZERS:
+        raise InputError(f"there is no initializer {name!r}: the library's are {', '.join(INITIALIZERS)}")
+    return INITIALIZERS[name]

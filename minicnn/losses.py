@@ -7,6 +7,7 @@ Labels are checked before anything is computed: a wrong label costs a sentence, 
 import numpy as np
 
 from minicnn.backend import array_module, to_numpy
+from minicnn.checks import check_array
 from minicnn.errors import InputError
 
 
@@ -16,9 +17,10 @@ class Loss:
     A loss of your own needs `compute`; with `check` it refuses labels that cannot be right before any work is done.
 
     Raises:
-        InputError: outputs that are no floating point numbers or an empty batch; what `check` refuses.
+        InputError: outputs that are no array of floating point numbers, or an empty batch; what `check` refuses.
 
     >>> import numpy as np
+    >>> from minicnn.backend import array_module
     >>> class MeanAbsoluteError(Loss):
     ...     def compute(self, outputs, labels):
     ...         difference = outputs - labels
@@ -36,13 +38,14 @@ class Loss:
 
     def __call__(self, outputs, labels):
         name = type(self).__name__
-        if not hasattr(outputs, "dtype") or outputs.dtype.kind != "f":
-            kind = getattr(outputs, "dtype", type(outputs).__name__)
-            raise InputError(f"{name} needs an array of floating point numbers, got {kind}")
+        check_array(outputs, name)
+        if outputs.dtype.kind != "f":
+            raise InputError(
+                f"{name} needs floating point numbers, got {outputs.dtype}: convert with outputs.astype('float32')"
+            )
         if outputs.size == 0:
             raise InputError(f"{name} needs one output at least, got shape {outputs.shape}: the batch is empty")
-        if not hasattr(labels, "dtype"):
-            labels = np.asarray(labels)
+        labels = as_labels(labels)
         self.check(labels, outputs.shape)
         return self.compute(outputs, labels)
 
@@ -52,6 +55,30 @@ class Loss:
     def compute(self, outputs, labels):
         """The loss, a scalar, and its gradient by the outputs; for labels that `check` has already seen."""
         raise NotImplementedError(f"{type(self).__name__} needs a compute method")
+
+
+def as_labels(labels):
+    """Labels or targets as an array, one item an image; an array of either backend comes back as it is.
+
+    Args:
+        labels: an array, a list, or whatever else NumPy can read, such as another library's tensor.
+
+    Raises:
+        InputError: nothing that makes such an array, such as rows of different lengths.
+
+    >>> as_labels([2, 0])
+    array([2, 0])
+    """
+    try:
+        array_module(labels)
+    except TypeError:  # of neither backend
+        try:
+            labels = np.asarray(labels)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"labels cannot be read as an array, got {type(labels).__name__}: {error}") from error
+    if labels.ndim == 0:
+        raise InputError(f"labels need an array with one item an image, got {labels!r:.60}")
+    return labels
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -152,6 +179,9 @@ class MeanSquaredError(Loss):
     >>> loss, doutputs = MeanSquaredError()(np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]]))
     >>> float(loss), doutputs
     (2.0, array([[0., 2.]]))
+
+    Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986 (there half the
+    sum of the squares instead of their mean).
     """
 
     def compute(self, outputs, targets):

@@ -13,6 +13,7 @@ import numpy as np
 
 from minicnn import training
 from minicnn.backend import SHARED_WORK, active, array_module, batch_innermost, to_device, to_numpy
+from minicnn.checks import check_array
 from minicnn.errors import FileError, InputError
 from minicnn.layers import LAYERS, Layer, Softmax
 from minicnn.layers.base import whole_number
@@ -79,10 +80,20 @@ class Sequential:
             self.build(input_shape)
 
     def build(self, input_shape):
-        """Make all parameters for inputs of this shape (without the batch axis); returns the output's shape.
+        """Make all parameters, drawn anew from the seed, for inputs of a shape.
+
+        Args:
+            input_shape: the shape of one input, without the batch axis: (C, H, W) or (D,).
+
+        Returns:
+            the shape of one output.
 
         Raises:
             InputError: no shape, or one that the layers cannot work on.
+
+        >>> from minicnn.layers import Dense
+        >>> Sequential([Dense(3)]).build((4,))
+        (3,)
         """
         if not isinstance(input_shape, (list, tuple)):
             raise InputError(f"input_shape needs the shape of one input, such as (1, 28, 28), got {input_shape!r}")
@@ -148,6 +159,7 @@ class Sequential:
             nonlocal taken
             if taken:
                 raise InputError("this way back has been taken: run forward again")
+            check_array(dy, "the way back")
             if dy.shape != shape or dy.dtype != dtype:
                 raise InputError(f"the way back needs a gradient {shape} of {dtype}, got {dy.shape} of {dy.dtype}")
             taken = True
@@ -274,7 +286,7 @@ class Sequential:
         Raises:
             InputError: data or labels that cannot be right, or a loss that does not suit the model.
         """
-        return training.evaluate(self, x, y, loss or SoftmaxCrossEntropy(), batch_size)
+        return training.evaluate(self, x, y, SoftmaxCrossEntropy() if loss is None else loss, batch_size)
 
     def predict(self, x, batch_size=512):
         """The network's outputs for a set, batch by batch: probabilities where it ends in Softmax.
@@ -302,8 +314,20 @@ class Sequential:
             print_fn: called with each line.
 
         Raises:
-            InputError: the model has no shape yet.
+            InputError: the model has no shape yet, or `batch_size` is no whole number above 0.
+
+        >>> from minicnn.layers import Dense
+        >>> Sequential([Dense(3)], input_shape=(4,)).summary()
+        Layer                       Output shape    Parameters   Multiply-adds     Columns
+        ────────────────────────────────────────────────────────────────────────────────────
+        dense_1 (Dense)                      (3)            15              12           -
+        ────────────────────────────────────────────────────────────────────────────────────
+        Input: (4,), float32
+        Parameters: 15 (60 B)
+        Multiply-adds an image, forward: 12
+        Largest im2col matrix at batch 32: -
         """
+        batch_size = whole_number(batch_size, "batch_size", "summary")
         header, rows, totals = self._summary(batch_size)
         width = max([22, *(len(row[0]) for row in rows)])
         rule = "─" * (width + 62)
@@ -351,6 +375,12 @@ class Sequential:
 
     def save(self, path):
         """Write the network and its weights to one `.npz` file, whole or not at all, without pickle.
+
+        Functions of your own, such as an initializer, are not kept: the loaded layer has its default instead, and the
+        weights it was saved with.
+
+        Args:
+            path: the file; `load` reads it.
 
         Raises:
             FileError: the file cannot be written.
@@ -415,8 +445,7 @@ class Sequential:
             raise InputError("this model has no shape yet: give it input_shape=..., or call model.build(shape)")
 
     def _check_shape_and_dtype(self, x):
-        if getattr(getattr(x, "dtype", None), "kind", None) is None:
-            raise InputError(f"the model needs an array, got {type(x).__name__}: convert with np.asarray(x)")
+        check_array(x, "the model")
         if x.dtype.kind != "f" and x.dtype != np.uint8:
             raise InputError(
                 f"the model needs floating point numbers or uint8 images, got {x.dtype}: "

@@ -1,6 +1,7 @@
 """The lab's networks as functions. Each is written out in full, because that is what a reader looks for.
 
 Every network ends in Softmax: `fit` trains on the logits before it, `predict` gives the probabilities after it.
+All take the shape of one input (None: the first batch tells), the number of classes, and the seed of the first weights.
 """
 
 from minicnn.layers import AvgPool2D, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Softmax, Tanh
@@ -9,6 +10,9 @@ from minicnn.model import Sequential
 
 def two_conv(input_shape=(1, 28, 28), classes=10, seed=0):
     """Task 1: two convolutions and a wide dense layer; 125,499,810 parameters on letters.
+
+    Raises:
+        InputError: an `input_shape` that is none of images (C, H, W), or too small for the layers.
 
     >>> small = two_conv(input_shape=(1, 8, 8))            # the same layers, without half a gigabyte of weights
     >>> small.layers[2], small.layers[5], small.output_shape
@@ -31,6 +35,9 @@ def two_conv(input_shape=(1, 28, 28), classes=10, seed=0):
 def conv_pool(input_shape=(1, 28, 28), classes=10, seed=0):
     """Task 2: one convolution, max pooling and a wide dense layer; 15,735,170 parameters on letters.
 
+    Raises:
+        InputError: an `input_shape` that is none of images (C, H, W), or too small for the layers.
+
     >>> conv_pool().count_parameters()
     15735170
     """
@@ -50,11 +57,14 @@ def conv_pool(input_shape=(1, 28, 28), classes=10, seed=0):
 def lenet5(input_shape=(1, 28, 28), classes=10, seed=0):
     """Task 3: LeNet-5, with tanh and average pooling; 61,706 parameters on letters.
 
-    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998. As in most later uses,
-    the second convolution reads all six channels, pooling has no parameters, and the output is a softmax.
+    Raises:
+        InputError: an `input_shape` that is none of images (C, H, W), or too small for the layers.
 
     >>> lenet5().count_parameters()
     61706
+
+    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998. As in most later uses,
+    the second convolution reads all six channels, pooling has no parameters, and the output is a softmax.
     """
     layers = [
         Conv2D(6, 5, padding="same"),
@@ -77,6 +87,9 @@ def lenet5(input_shape=(1, 28, 28), classes=10, seed=0):
 def logistic_regression(input_shape=(1, 28, 28), classes=10, seed=0):
     """No hidden layer: a weighted sum of the pixels for each class; 7,850 parameters on letters.
 
+    Raises:
+        InputError: an `input_shape` or a number that cannot be.
+
     >>> logistic_regression().count_parameters()
     7850
     """
@@ -85,6 +98,9 @@ def logistic_regression(input_shape=(1, 28, 28), classes=10, seed=0):
 
 def dense(input_shape=(1, 28, 28), classes=10, units=1000, seed=0):
     """One hidden layer that sees no neighbourhoods; 795,010 parameters on letters.
+
+    Raises:
+        InputError: an `input_shape` or a number that cannot be.
 
     >>> dense().count_parameters()
     795010
@@ -95,6 +111,9 @@ def dense(input_shape=(1, 28, 28), classes=10, units=1000, seed=0):
 
 def dense_dropout(input_shape=(1, 28, 28), classes=10, units=1000, rate=0.5, seed=0):
     """The same with half of the hidden units dropped in training; add weight decay in the optimizer.
+
+    Raises:
+        InputError: an `input_shape`, a number or a rate that cannot be.
 
     >>> dense_dropout().count_parameters()
     795010

@@ -9,6 +9,7 @@ it. Whoever asks for `.grad` gets the whole array.
 """
 
 from minicnn.backend import add_product, array_module
+from minicnn.checks import check_array
 from minicnn.errors import InputError
 from minicnn.threads import current_part, parts
 
@@ -40,18 +41,30 @@ class Parameter:
         """Add an array of the value's shape to the gradient. It may be kept: do not change it after.
 
         Raises:
-            InputError: a gradient of another shape.
+            InputError: no array, or one of another shape.
         """
-        self._check_shape(gradient.shape)
+        check_array(gradient, "a parameter's gradient")
+        if gradient.shape != self.value.shape:
+            raise InputError(
+                f"a parameter of shape {self.value.shape} needs a gradient of that shape, got {gradient.shape}"
+            )
         self._whole.append((current_part() or 0, gradient))
 
     def add_product(self, left, right):
         """Add `left (rows, N) @ right (N, columns)` to the gradient, as factors where those are smaller.
 
         Raises:
-            InputError: factors whose product has another shape than the value.
+            InputError: no matrices, or matrices whose product is not of the value's shape.
         """
-        self._check_shape((left.shape[0], right.shape[1]))
+        for factor in (left, right):
+            check_array(factor, "a parameter's gradient")
+        # (rows, N) and (N, columns); factors of other shapes would fail only in the optimizer, or nowhere
+        outer, inner = left.shape[:1] + right.shape[1:], left.shape[1:] + right.shape[:1]
+        if outer != self.value.shape or len(inner) != 2 or inner[0] != inner[1]:
+            raise InputError(
+                f"a parameter of shape {self.value.shape} needs factors (rows, N) and (N, columns) of a product of "
+                f"that shape, got {left.shape} and {right.shape}"
+            )
         if left.shape[1] * (left.shape[0] + right.shape[1]) < left.shape[0] * right.shape[1]:
             self._products.append((left, right))
         else:
@@ -142,10 +155,6 @@ class Parameter:
             self.value *= keep
         if self._whole:
             self.value += factor * self._whole[0][1]
-
-    def _check_shape(self, shape):
-        if tuple(shape) != self.value.shape:
-            raise InputError(f"a parameter of shape {self.value.shape} needs a gradient of that shape, got {shape}")
 
     def _row_bytes(self):
         return max(1, self.value.nbytes // len(self.value))

@@ -14,6 +14,7 @@ tells, and keeps the run in a file from which it can go on.
 import math
 import sys
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from minicnn.divergence import Guard
 from minicnn.errors import DivergenceError, InputError
 from minicnn.interrupts import Interrupts
 from minicnn.layers.base import whole_number
-from minicnn.losses import Loss, SoftmaxCrossEntropy
+from minicnn.losses import Loss, SoftmaxCrossEntropy, as_labels
 from minicnn.metrics import correct
 from minicnn.optimizers import Adam, Optimizer
 from minicnn.progress import History, Progress
@@ -127,13 +128,13 @@ def fit(
         model,
         Adam() if optimizer is None else optimizer,
         SoftmaxCrossEntropy() if loss is None else loss,
-        [] if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else list(callbacks),
+        [] if callbacks is None else list(callbacks) if isinstance(callbacks, Iterable) else [callbacks],
     )
     if not isinstance(run.optimizer, Optimizer):
         raise InputError(f"fit needs an optimizer such as minicnn.Adam(0.001), got {run.optimizer!r}")
     epochs = whole_number(epochs, "epochs", "fit", least=0)
     batch_size = whole_number(batch_size, "batch_size", "fit")
-    y = np.asarray(y)
+    y = to_numpy(as_labels(y))
     check_set(model, x, y, run.loss)
     train, held_out = _divided(y, run.loss, validation_split, model.seed)
     if validation_data is not None:
@@ -284,7 +285,7 @@ def _checked_pair(model, validation_data, loss, validation_split):
         raise InputError("fit takes validation_split or validation_data, not both")
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise InputError(f"fit needs validation_data as a pair (x, y), got {type(validation_data).__name__}")
-    x, y = validation_data[0], np.asarray(validation_data[1])
+    x, y = validation_data[0], to_numpy(as_labels(validation_data[1]))
     check_set(model, x, y, loss)
     return x, y
 
@@ -297,7 +298,9 @@ def _check_callbacks(callbacks, loss, validates):
     measured += ["learning_rate", "seconds"]
     for callback in callbacks:
         if not isinstance(callback, Callback):
-            raise InputError(f"fit needs callbacks made from minicnn.Callback, got {callback!r}")
+            raise InputError(
+                f"fit needs callbacks such as minicnn.EarlyStopping(), made from minicnn.Callback, got {callback!r}"
+            )
         if callback.monitor is not None and callback.monitor not in measured:
             fix = ": give fit validation data" if callback.monitor.startswith("val_") else ""
             raise InputError(
@@ -325,7 +328,7 @@ def _means(loss, total_loss, hits, seen):
 
 def evaluate(model, x, y, loss, batch_size=512):
     """The mean loss and the accuracy (None for a regression) of a model on a set."""
-    y = np.asarray(y)
+    y = to_numpy(as_labels(y))
     check_set(model, x, y, loss)
     return _measure(model, x, y, loss, whole_number(batch_size, "batch_size", "evaluate"))
 

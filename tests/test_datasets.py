@@ -827,3 +827,11 @@ def test_normalize_by_hand(rng):
     np.testing.assert_allclose(lengths[lengths > 0], 1, rtol=1e-6)
     assert (y[0, :, 3] == 0).all()
     np.testing.assert_allclose(mc.datasets.normalize(np.array([[3.0, 4.0]]), axis=1), [[0.6, 0.8]])
+
+
+@pytest.mark.parametrize("axis", [9, -3, "rows", 0.5, None, (0, 1)])
+def test_normalize_needs_an_axis_that_is_there(axis):
+    with pytest.raises(mc.InputError, match="axes"):
+        mc.datasets.normalize(np.ones((2, 2)), axis=axis)
+    with pytest.raises(mc.InputError, match="numbers"):
+        mc.datasets.normalize([["a", "b"]], axis=1)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -39,25 +40,37 @@ def public():
             own = getattr(item, "__module__", "").startswith(module.__name__)
             if own and not name.startswith("_") and (inspect.isfunction(item) or inspect.isclass(item)):
                 yield f"{module.__name__}.{name}", item
+    for item in (mc.gradcheck.check, mc.im2col.im2col, mc.im2col.col2im, mc.im2col.output_size, mc.im2col.Window,
+                 mc.layers.convolution_by_loops):  # fmt: skip
+        yield f"{item.__module__}.{item.__name__}", item
+
+
+#: What raises: the word itself, and the functions whose work is to refuse.
+RAISES = re.compile(r"\braise (?!NotImplementedError)|\b(check_\w+|whole_number|_number|as_labels|fans|Sequential)\(")
+
+
+def can_raise(function):
+    """Whether a function refuses something, by its source; what `dataclass` wrote has none."""
+    return "<string>" not in function.__code__.co_filename and RAISES.search(inspect.getsource(function)) is not None
 
 
 @pytest.mark.parametrize(("name", "item"), list(public()), ids=lambda value: value if isinstance(value, str) else "")
 def test_everything_public_is_documented(name, item):
     """With an example that runs, and the errors that are raised."""
     assert item.__doc__ and len(item.__doc__.split()) > 4
+    assert ">>>" in item.__doc__ or (inspect.isclass(item) and issubclass(item, Exception))
     if not inspect.isclass(item):
-        assert ">>>" in item.__doc__ or "load_notmnist" in name or "read_notmnist" in name  # which need the data
-        assert "Raises:" in item.__doc__ or "raise " not in inspect.getsource(item)
+        assert "Raises:" in item.__doc__ or not can_raise(item)
         return
-    assert ">>>" in item.__doc__ or issubclass(item, Exception)
-    own_init = vars(item).get("__init__")
-    assert "Raises:" in item.__doc__ or own_init is None or "raise " not in inspect.getsource(own_init)
+    told = ("__init__", "__post_init__", "__call__", "forward")  # their errors the class tells, inherited ones, too
+    calls = [vars(base).get(key) for base in item.__mro__ for key in told]
+    assert "Raises:" in item.__doc__ or not any(inspect.isfunction(call) and can_raise(call) for call in calls)
     for key, method in vars(item).items():
         overrides = any(hasattr(base, key) for base in item.__mro__[1:])
-        if inspect.isfunction(method) and not key.startswith("_") and not overrides:
+        if inspect.isfunction(method) and not key.startswith("_") and not overrides and key not in told:
             assert method.__doc__, f"{name}.{key} says nothing"
             says = "Raises:" in method.__doc__ or "InputError" in method.__doc__
-            assert says or "raise InputError" not in inspect.getsource(method), f"{name}.{key} does not say its errors"
+            assert says or not can_raise(method), f"{name}.{key} does not say its errors"
 
 
 @pytest.mark.parametrize("layer", mc.layers.LAYERS.values(), ids=mc.layers.LAYERS)

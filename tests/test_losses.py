@@ -119,6 +119,34 @@ def test_outputs_are_checked(loss):
             loss(outputs, np.zeros(np.shape(outputs)))
 
 
+class Tensor:
+    """Another library's array: NumPy can read it, and its dtype is not NumPy's."""
+
+    dtype = "another.float64"
+
+    def __init__(self, values):
+        self.values, self.shape = np.array(values), np.shape(values)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values if dtype is None else self.values.astype(dtype)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, mc.MeanSquaredError()])
+def test_labels_may_be_whatever_numpy_can_read_and_outputs_may_not(loss):
+    outputs, labels = np.array([[1.0, 3.0], [0.0, 2.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    expected = loss(outputs, labels)
+    for other in (labels.tolist(), Tensor(labels)):
+        value, gradient = loss(outputs, other)
+        assert value == expected[0]
+        np.testing.assert_array_equal(gradient, expected[1])
+    for wrong in (Tensor(outputs), outputs.tolist()):
+        with pytest.raises(mc.InputError, match=r"np\.asarray"):
+            loss(wrong, labels)
+    for nothing in (None, 3, [[0.0, 1.0], [1.0]]):
+        with pytest.raises(mc.InputError, match="labels"):
+            loss(outputs, nothing)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", [cross_entropy, mc.MeanSquaredError()])
 def test_the_dtype_is_the_outputs_and_nothing_given_is_written_into(loss, dtype, rng):

@@ -163,7 +163,11 @@ REFUSED = {
     "batches of half a size": (lambda: lenet().predict(X, batch_size=2.5), "2.5"),
     "a gradient of another shape": (lambda: lenet().forward(X)[1](np.zeros((3, 9), "f")), "(3, 10)"),
     "a gradient of another dtype": (lambda: lenet().forward(X)[1](np.zeros((3, 10))), "float32"),
+    "a list as gradient": (lambda: lenet().forward(X)[1]([[0.0] * 10] * 3), "np.asarray"),
+    "a list into im2col": (lambda: mc.im2col.im2col(X.tolist(), 3), "np.asarray"),
+    "a list into col2im": (lambda: mc.im2col.col2im([[0.0] * 4] * 4, (1, 1, 3, 3), 2), "np.asarray"),
     "an array as padding": (lambda: mc.Conv2D(1, 3, padding=np.array([1, 2])), "padding"),
+    "a summary of no batch": (lambda: lenet().summary(batch_size=0), "batch_size"),
     "an input shape of 0": (lambda: mc.Sequential([mc.Flatten()], (0, 3, 3)), "0"),
 }
 
@@ -179,6 +183,42 @@ def test_numpys_whole_numbers_are_whole_numbers(rng):
     layer = mc.Conv2D(np.int64(4), three, stride=two, padding=np.int8(1), dilation=np.uint8(1))
     assert layer.window == mc.Conv2D(4, 3, 2, 1).window
     assert mc.MaxPool2D(two, stride=three).window == mc.MaxPool2D(2, stride=3).window
+
+
+def test_dropout_built_without_a_generator_starts_from_seed_0():
+    x, masks = np.ones((20, 30)), []
+    for rng in (None, None, np.random.default_rng(0), np.random.default_rng(1)):
+        layer = mc.Dropout(0.5)
+        layer.build((30,), rng)
+        masks.append(layer.forward(x, training=True)[0])
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+    assert (masks[0] != masks[3]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("two_conv", 5), ("conv_pool", 4), ("lenet5", 7), ("logistic_regression", 1)]
+)
+def test_the_cores_share_a_batch_up_to_the_first_dense_layer(name, split, rng, monkeypatch):
+    """By what each layer is given: a part of the batch as long as it is images."""
+    monkeypatch.setenv("MINICNN_THREADS", "1")
+    model = getattr(mc.networks, name)(input_shape=(1, 12, 12))
+    monkeypatch.setattr("minicnn.model.SHARED_WORK", 0)
+    lengths = {layer: set() for layer in model.layers[:-1]}
+    for layer in lengths:
+
+        def forward(x, training=False, layer=layer, plain=layer.forward):
+            lengths[layer].add(len(x))
+            return plain(x, training)
+
+        monkeypatch.setattr(layer, "forward", forward)
+    model.forward(rng.random((128, 1, 12, 12), dtype="float32"))
+    assert list(lengths.values()) == [{64}] * split + [{128}] * (len(lengths) - split)
+
+
+@pytest.mark.parametrize("layer", [kind for kind in mc.layers.LAYERS.values() if kind is not mc.Dropout])
+def test_every_layer_but_dropout_may_be_split(layer):
+    assert layer.splits_batch and not mc.Dropout.splits_batch
 
 
 class Centred(mc.Layer):
@@ -212,6 +252,8 @@ def test_initializers_are_saved_by_name(tmp_path):
     assert loaded.weight_initializer is mc.initializers.he_normal
     assert loaded.bias_initializer is mc.initializers.zeros
     np.testing.assert_array_equal(loaded.bias.value, 1)
+    with pytest.raises(mc.InputError, match="'evil'"):
+        mc.Dense.from_config({"units": 3, "weight_initializer": "evil"})
 
 
 def test_multiply_adds_by_hand():

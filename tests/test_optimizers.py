@@ -111,9 +111,19 @@ def test_a_gradient_of_another_shape_is_refused():
         lambda: parameter.add_gradient(np.float64(1)),
         lambda: parameter.add_gradient(np.zeros((1, 2))),
         lambda: parameter.add_product(np.zeros((3, 1)), np.zeros((1, 3))),
+        lambda: parameter.add_product(np.zeros((3, 4)), np.zeros((5, 2))),  # no product
+        lambda: parameter.add_product(np.zeros((3, 4, 4)), np.zeros((5, 2))),
+        lambda: parameter.add_product(np.zeros(3), np.zeros((5, 2))),
     ):
         with pytest.raises(mc.InputError, match=r"\(3, 2\)"):
             add()
+    for add in (
+        lambda: parameter.add_gradient([[0.0] * 2] * 3),
+        lambda: parameter.add_product([[0.0]] * 3, [[0.0] * 2]),
+    ):
+        with pytest.raises(mc.InputError, match="list"):
+            add()
+    assert not parameter.has_gradient
     with pytest.raises(mc.InputError, match=r"model\.parameters"):
         mc.SGD().step(mc.networks.logistic_regression())
 
@@ -176,6 +186,7 @@ def test_an_optimizer_of_another_model_is_refused():
         lambda: mc.Adam(beta1=1.0),
         lambda: mc.Adam(beta2=-0.1),
         lambda: mc.Adam(epsilon=-1e-8),
+        lambda: mc.Adam(epsilon=0),
         lambda: mc.StepDecay(0.1, every=0),
         lambda: mc.StepDecay(0.1, every=2.5),
         lambda: mc.CosineDecay(0.1, steps=0),

@@ -105,6 +105,12 @@ def test_im2col_holds_the_pixels_its_docstring_says():
         assert columns[c, kh, kw, oh, ow, n] == padded[n, c, oh * 2 + kh * 2, ow + kw]
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_loops_refuse_kernels_of_other_channels(groups):
+    with pytest.raises(mc.InputError, match="do not fit"):
+        convolution_by_loops(np.zeros((1, 3, 4, 4)), np.zeros((2, 2, 3, 3)), groups=groups)
+
+
 def test_a_tie_in_a_max_sends_the_gradient_to_the_first_position_only():
     y, backward = mc.MaxPool2D(2).forward(np.ones((1, 1, 4, 4)))
     expected = np.zeros((4, 4))

@@ -282,6 +282,8 @@ REFUSED = {
     "infinity": (np.where(np.arange(12)[:, None, None, None] == 3, np.inf, GOOD_X / 255.0), GOOD_Y, "3"),
     "an empty set": (GOOD_X[:0], GOOD_Y[:0], "empty"),
     "other lengths": (GOOD_X, GOOD_Y[:-1], "11"),
+    "no labels": (GOOD_X, None, "labels"),
+    "labels that make no array": (GOOD_X, [[0], [1, 2]] * 6, "labels"),
     "a label too large": (GOOD_X, np.where(GOOD_Y == 2, 3, GOOD_Y), "3"),
     "a negative label": (GOOD_X, GOOD_Y - 1, "-1"),
     "float labels": (GOOD_X, GOOD_Y.astype(float), "float64"),
@@ -300,32 +302,40 @@ def test_what_cannot_be_right_is_refused_before_any_work(x, y, named):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "named"),
     [
-        {"batch_size": 0},
-        {"epochs": -1},
-        {"epochs": 1.5},
-        {"validation_split": 1.0},
-        {"validation_split": -0.1},
-        {"validation_split": 0.5, "validation_data": (GOOD_X, GOOD_Y)},
-        {"validation_data": (GOOD_X, GOOD_Y + 1)},
-        {"callbacks": [print]},
-        {"callbacks": [mc.EarlyStopping("val_loss")]},
-        {"resume": True},
-        {"optimizer": "adam"},
-        {"optimizer": mc.Adam},
-        {"loss": "mse"},
-        {"loss": mc.SoftmaxCrossEntropy},
-        {"loss": lambda outputs, labels: 0},
-        {"loss": mc.MeanSquaredError()},
-        {"callbacks": ["early stopping"]},
-        {"validation_split": "0.1"},
-        {"validation_data": GOOD_X},
+        ({"batch_size": 0}, "batch_size"),
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": 1.5}, "1.5"),
+        ({"validation_split": 1.0}, "between 0 and 1"),
+        ({"validation_split": -0.1}, "between 0 and 1"),
+        ({"validation_split": "0.1"}, "'0.1'"),
+        ({"validation_split": 0.5, "validation_data": (GOOD_X, GOOD_Y)}, "not both"),
+        ({"validation_data": (GOOD_X, GOOD_Y + 1)}, "label 3"),
+        ({"validation_data": GOOD_X}, r"pair \(x, y\)"),
+        ({"validation_data": (GOOD_X, GOOD_Y, GOOD_Y)}, r"pair \(x, y\)"),
+        ({"callbacks": [print]}, "EarlyStopping"),
+        ({"callbacks": print}, "EarlyStopping"),
+        ({"callbacks": mc.EarlyStopping}, r"EarlyStopping\(\)"),
+        ({"callbacks": ["early stopping"]}, "'early stopping'"),
+        ({"callbacks": [mc.EarlyStopping("val_loss")]}, "val_loss"),
+        ({"resume": True}, "checkpoint"),
+        ({"optimizer": "adam"}, r"Adam\(0.001\), got 'adam'"),
+        ({"optimizer": mc.Adam}, r"Adam\(0.001\), got <class"),
+        ({"loss": "mse"}, "'mse'"),
+        ({"loss": mc.SoftmaxCrossEntropy}, r"SoftmaxCrossEntropy\(\), got <class"),
+        ({"loss": lambda outputs, labels: 0}, "lambda"),
+        ({"loss": mc.MeanSquaredError()}, "Softmax"),
     ],
 )
-def test_settings_that_cannot_be_right_are_refused(options):
-    with pytest.raises(mc.InputError):
+def test_settings_that_cannot_be_right_are_refused(options, named):
+    with pytest.raises(mc.InputError, match=named):
         small_model().fit(GOOD_X, GOOD_Y, verbose=False, **options)
+
+
+def test_no_callbacks_may_be_said_in_every_way():
+    for callbacks in (None, (), []):
+        assert small_model().fit(GOOD_X, GOOD_Y, 1, callbacks=callbacks, verbose=False)["loss"]
 
 
 def test_a_closing_softmax_needs_a_loss_of_logits():

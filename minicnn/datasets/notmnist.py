@@ -80,6 +80,17 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
 
     Warns:
         UserWarning: files that were left out, counted and named.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())               # letters of one's own, a folder for each
+    >>> for letter in "ABCDEFGHIJ":
+    ...     (folder / letter).mkdir()
+    ...     for font in range(4):
+    ...         Image.new("L", (28, 28), 10 * font + ord(letter)).save(folder / letter / f"{font}.png")
+    >>> (x_train, y_train), (x_test, y_test) = load_notmnist(folder, test_fraction=0.25, cache=False)
+    >>> x_train.shape, sorted(y_test.tolist())
+    ((30, 28, 28), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     if group_by not in ("copies", "fonts", None):
         raise InputError(f"group_by needs 'copies', 'fonts' or None, got {group_by!r}")
@@ -98,10 +109,24 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
 
 
 def read_notmnist(path):
-    """Every image of a file or folder, unsplit, as a `NotMNIST`; the sources are those of `load_notmnist`.
+    """Every image of a file or folder, unsplit, as a `NotMNIST`.
+
+    Args:
+        path: an archive, a folder or IDX files, as for `load_notmnist`; nothing is downloaded.
 
     Raises:
         FileError: there is no such file, or it is not notMNIST.
+        InputError: something that is no path.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for letter in "ABCDEFGHIJ":
+    ...     (folder / letter).mkdir()
+    ...     Image.new("L", (28, 28)).save(folder / letter / "font.png")
+    >>> data = read_notmnist(folder)
+    >>> data.images.shape, data.names[:2], data.skipped
+    ((10, 28, 28), ['A/font.png', 'B/font.png'], [])
     """
     path = _existing(path)
     pairs = idx.pairs(path)

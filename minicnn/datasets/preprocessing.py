@@ -1,5 +1,7 @@
 """What the lab did to its images before training."""
 
+import numbers
+
 import numpy as np
 
 from minicnn.errors import InputError
@@ -21,15 +23,17 @@ def normalize(x, axis=1):
         an array of the same shape; float64 stays float64, everything else becomes float32.
 
     Raises:
-        InputError: an axis that the array has not.
+        InputError: something that is no array of numbers, or an axis that it has not.
 
     >>> normalize(np.array([[3.0, 0.0], [4.0, 0.0]]), axis=0)
     array([[0.6, 0. ],
            [0.8, 0. ]])
     """
     x = np.asarray(x)
-    if not -x.ndim <= axis < x.ndim:
-        raise InputError(f"normalize along axis {axis} needs an array with that axis, got shape {x.shape}")
+    if x.dtype.kind not in "fiub":
+        raise InputError(f"normalize needs an array of numbers, got {x.dtype}")
+    if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
+        raise InputError(f"normalize needs the number of one of the array's axes, got {axis!r} for shape {x.shape}")
     x = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
     norm = np.sqrt((x * x).sum(axis=axis, keepdims=True))
     norm[norm == 0] = 1

@@ -71,6 +71,8 @@ class Sigmoid(Layer):
     >>> import numpy as np
     >>> Sigmoid()(np.array([[0.0, -1000.0, 1000.0]]))
     array([[0.5, 0. , 1. ]])
+
+    Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986.
     """
 
     splits_batch = True

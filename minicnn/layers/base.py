@@ -13,6 +13,7 @@ import numpy as np
 
 from minicnn import initializers
 from minicnn.backend import array_module, to_device
+from minicnn.checks import check_array
 from minicnn.errors import InputError
 from minicnn.parameter import Parameter
 
@@ -22,6 +23,8 @@ class Layer:
 
     The arguments of a layer's constructor are kept as attributes of the same names: `repr`, saving and
     loading read them from there.
+
+    A layer sees the whole batch, unless it says `splits_batch = True`.
 
     >>> import numpy as np
     >>> from minicnn import initializers
@@ -48,7 +51,7 @@ class Layer:
     can_skip_input_gradient = False
 
     #: Whether a batch may be worked on in parts, several at the same time: each image's output must depend on that
-    #: image alone. True for the library's layers but Dropout.
+    #: image alone. True for the library's layers but Dropout, whose masks follow from the order of its calls.
     splits_batch = False
 
     def build(self, input_shape, rng=None, dtype="float32"):
@@ -121,9 +124,13 @@ class Layer:
 
     @classmethod
     def from_config(cls, config):
-        """The layer that gave this `config`."""
+        """The layer that gave this `config`.
+
+        Raises:
+            InputError: an initializer's name that is none of the library's.
+        """
         known = {
-            name: initializers.INITIALIZERS.get(value, value) if name.endswith("_initializer") else value
+            name: initializers.named(value) if name.endswith("_initializer") and isinstance(value, str) else value
             for name, value in config.items()
         }
         return cls(**known)
@@ -154,8 +161,7 @@ class Layer:
             InputError: no array of floating point numbers, another shape, or another dtype or backend than the
                 layer's parameters; the message names what came and the likely fix.
         """
-        if getattr(getattr(x, "dtype", None), "kind", None) is None:
-            raise InputError(f"{self!r} needs an array, got {type(x).__name__}: convert with np.asarray(x)")
+        check_array(x, self)
         if x.dtype.kind != "f":
             raise InputError(f"{self!r} needs floating point numbers, got {x.dtype}: convert with x.astype('float32')")
         if ndim == 4:

@@ -62,7 +62,11 @@ class Dense(Layer):
     (3,)
     >>> layer(np.ones((2, 5), "float32")).shape
     (2, 3)
+
+    Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986.
     """
+
+    splits_batch = True
 
     can_skip_input_gradient = True
 
