@@ -223,8 +223,7 @@ function convForward(layer, index, p, set) {
       box(make("h3", {}, "their products"), numbers(products, { lit: p.tap, kind: "products" })),
       make("div", { class: "times" }, "→"),
       make("div", { class: "sum" }, equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(value, "b")),
-        text("the sum of all products", others, layer.bias ? " plus the filter's bias " : "", layer.bias ? number(layer.bias[p.f]) : ""),
-        make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")])))),
+        text("the sum of all products", others, layer.bias ? " plus the filter's bias " : "", layer.bias ? number(layer.bias[p.f]) : ""))),
     row(
       box(map(`input, channel ${p.c}`, H, W, plane(layer.x, p.c), { scale, grey: isImage(index), lit: [field(layer, p.r, p.s)], place: pixel(layer, p.r, p.s, ...p.tap) }),
         layer.x.shape[0] > 1 ? channels("input channel", layer.x, p.c, (c) => set({ c }), isImage(index)) : null),
@@ -448,12 +447,18 @@ function show(focus = null) {
   const set = (change, keep) => { Object.assign(p, change); show(keep); };
   const view = state.layer === END ? loss : views[layer.kind] ?? (layer.y.shape.length <= 3 && layer.y.length === layer.x.length ? activation : whole);
   const title = state.layer === END ? "Softmax and cross-entropy" : `${layer.name}: ${layer.text}`;
-  const shape = state.layer === END ? "" : ` (${layer.from.join(" × ")}) → (${layer.shape.join(" × ")})`;
+  const shape = state.layer === END ? "" : ` (${layer.from.join(" × ")}) → (${layer.shape.join(" × ")})${arithmetic(layer)}`;
   const movable = () => [...$("detail").querySelectorAll("button, input, [tabindex='0']")], before = movable().indexOf(document.activeElement);
   $("detail").replaceChildren(make("h2", {}, title, make("span", { class: "soft" }, shape)), ...view(layer, state.layer, p, set));
   for (const button of $("strip").children) button.setAttribute("aria-current", String(+button.dataset.layer === state.layer));
   if (focus) document.getElementById(focus)?.focus();
   else if (before >= 0) movable()[before]?.focus(); // the same place of the same view
+}
+/* How a layer's shape, or the number of its weights, comes about. */
+function arithmetic(layer) {
+  if (layer.sizes) return `; ${layer.sizes.join("; ")}`;
+  if (layer.kind === "Flatten") return `; ${layer.from.join(" · ")} = ${layer.shape[0]}`;
+  return layer.kind === "Dense" ? `; ${layer.from[0]} · ${layer.shape[0]}${layer.bias ? ` + ${layer.shape[0]}` : ""} learned numbers` : "";
 }
 function whole(layer) {
   const array = state.back ? layer.dy : layer.y;
@@ -472,14 +477,14 @@ function strip() {
     const array = state.back ? layer.dy : layer.y, thumbs = make("div", { class: "thumbs" });
     if (array.shape.length === 3) for (let c = 0; c < Math.min(2, array.shape[0]); c++) { const canvas = make("canvas"); paint(canvas, array.shape[1], array.shape[2], (k) => plane(array, c)[k], largest(array), false); thumbs.append(canvas); }
     else { const n = Math.min(96, array.length), w = Math.min(24, n), canvas = make("canvas"); paint(canvas, Math.ceil(n / w), w, (k) => array[k] ?? 0, largest(array), false); thumbs.append(canvas); }
-    return card(i, layer.kind, layer.shape.join(" × "), thumbs);
+    return card(i, layer.kind, layer.shape.join(" × "), thumbs, arithmetic(layer).slice(2));
   });
   const canvas = make("canvas"), values = state.back ? layers[END - 1].dy : data.probabilities;
   paint(canvas, 1, values.length, (k) => values[k], largest(values), false); canvas.style.cssText = "width: 78px; height: 14px";
   $("strip").replaceChildren(...cards, card(END, "Softmax, loss", `${data.names.length} classes`, make("div", { class: "thumbs" }, canvas)));
 }
-function card(i, title, shape, thumbs) {
-  return make("button", { "data-layer": i, "aria-current": String(i === state.layer), onclick: () => { state.layer = i; show(); }, onkeydown: (event) => {
+function card(i, title, shape, thumbs, hint = null) {
+  return make("button", { "data-layer": i, title: hint || null, "aria-current": String(i === state.layer), onclick: () => { state.layer = i; show(); }, onkeydown: (event) => {
     const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (way) { event.preventDefault(); state.layer = clamp(i + way, END + 1); show(); $("strip").children[state.layer].focus(); }
   } }, make("b", {}, title), make("span", {}, shape), thumbs);
