@@ -1,11 +1,13 @@
 """The page that explains: its numbers are the library's, in a real browser; and im2col told in a terminal."""
 
+import argparse
 import glob
 import re
 import shutil
 import subprocess
 import sys
 import time
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 import minicnn as mc
 from minicnn.explain.collect import DRAWN_LAYERS, collect
+from minicnn.explain.story import story
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -119,15 +122,24 @@ def test_every_number_on_the_page_is_the_librarys(browser, network, letter, tmp_
                 c = lit_channel(page)
                 np.testing.assert_array_equal(page.table("patch").astype("f4"), window(layer, x, c, row, col))
                 np.testing.assert_array_equal(page.table("kernel").astype("f4"), layer["weight"][f, c])
-            page.hover("columns", 4, 7, layer["weight"][0].size, OH * OW)
-            f, r, s = chosen(page)
-            assert (r, s) == divmod(7, OW)
+            for column in (7, OH * OW - 2):
+                page.hover("columns", 4, column, layer["weight"][0].size, OH * OW)
+                f, r, s = chosen(page)
+                assert abs(r * OW + s - column) <= (column > 7)  # far right, columns narrower than a pixel add up
+            page.page.locator("table.kernel td").nth(5).hover()
+            for kind in ("patch", "kernel", "products"):  # the tap is lit in all three
+                cells = page.page.locator(f"table.{kind} td")
+                lit = [
+                    i for i, name in enumerate(cells.evaluate_all("all => all.map(e => e.className)")) if "lit" in name
+                ]
+                assert lit == [5]
             page.open(i, back=True)
             page.hover("dy", 1, 2, OH, OW)
             f, r, s = chosen(page)
             exact(page.result(0), layer["dy"][f, 1, 2])
             page.page.locator("table.dweight td").first.hover()
             c = lit_channel(page)
+            assert page.page.locator("table.dweight td.lit").count() == 1
             exact(page.result(1), layer["dweight"][f, c, 0, 0])
             np.testing.assert_array_equal(page.table("dweight").astype("f4"), layer["dweight"][f, c])
             page.hover("dx", 0, 4, *x.shape[1:])
@@ -157,7 +169,15 @@ def test_every_number_on_the_page_is_the_librarys(browser, network, letter, tmp_
             np.testing.assert_array_equal(np.array(terms, "f4"), layer["topInputs"][2] * layer["topWeights"][2])
             page.open(i, back=True)
             exact(page.result(), layer["dy"][layer["units"][2]])
-            terms = [float(bar.get_attribute("data-value")) for bar in page.page.locator(".bars .num").all()]
+            asked, terms = (
+                [
+                    float(bar.get_attribute("data-value"))
+                    for bar in page.page.locator(".bars").nth(n).locator(".num").all()
+                ]
+                for n in (1, 0)
+            )
+            largest = np.argsort(-abs(layer["dx"]), kind="stable")[: len(terms)]
+            np.testing.assert_array_equal(np.array(asked, "f4"), layer["dx"][largest])
             gradients = layer["topGradients"][2]
             np.testing.assert_array_equal(np.array(terms, "f4"), gradients[np.argsort(-abs(gradients), kind="stable")])
     page.open(len(layers), back=True)
@@ -165,6 +185,98 @@ def test_every_number_on_the_page_is_the_librarys(browser, network, letter, tmp_
     expected = np.concatenate([data["logits"], data["probabilities"], layers[-1]["dy"]])
     np.testing.assert_array_equal(np.array(shown, "f4"), expected)
     assert page.errors == []
+
+
+def written(text, value):
+    """A text shows a number to the last of its own digits."""
+    last = Decimal(text).as_tuple().exponent
+    assert abs(Decimal(text) - Decimal(float(value))) <= Decimal(5).scaleb(last - 1), (text, value)
+    assert value == 0 or len(Decimal(text).as_tuple().digits) >= 2
+
+
+def every_number(page):
+    cells = "[...document.querySelectorAll('[data-value]')].filter((e) => !e.classList.contains('pad'))"
+    return page.page.evaluate(f"{cells}.map((e) => [e.innerText, e.dataset.value])")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_written_is_what_was_computed(scheme, browser, letter, tmp_path):
+    page = Page(browser, mc.explain(mc.networks.lenet5(), *letter), tmp_path / "page.html", color_scheme=scheme)
+    for layer in range(13):
+        for back in (False, True):
+            page.open(layer, back)
+            for line in page.data["layers"][layer].get("sizes", []) if layer < 12 else []:
+                assert page.page.inner_text("#detail").count(line) == 1
+            numbers = every_number(page)
+            assert numbers
+            for text, value in numbers:
+                written(text, float(value))
+    shades = page.page.evaluate("Array.from({ length: 401 }, (_, i) => colour(i - 200, 200))")
+    inks = page.page.evaluate("Array.from({ length: 401 }, (_, i) => legible(...colour(i - 200, 200)))")
+    light = luminance(np.array(shades)), luminance(np.array([[int(i[k : k + 2], 16) for k in (1, 3, 5)] for i in inks]))
+    assert ((np.maximum(*light) + 0.05) / (np.minimum(*light) + 0.05)).min() >= 4.5  # WCAG's contrast for small text
+    assert page.errors == []
+
+
+def luminance(rgb):
+    linear = np.where(rgb / 255 <= 0.04045, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_the_terms_and_votes_of_a_gradient(index, browser, letter, tmp_path):
+    """Each is its two numbers' product, the largest come first, and there are as many as im2col copied."""
+    page = Page(browser, mc.explain(mc.networks.lenet5(), *letter), tmp_path / "page.html")
+    layer = page.data["layers"][index]
+    x = page.data["layers"][index - 1]["y"] if index else page.data["input"]
+    weight, dy = layer["weight"], layer["dy"]
+    (F, OH, OW), (_, H, W) = dy.shape, x.shape
+    pad = layer["window"]["pads"][0][0]
+    page.open(index, back=True)
+    page.page.locator("table.dweight td").nth(6).hover()  # tap [1, 1]
+    page.hover("dx", 1, 5, H, W)
+    shown = page.page.inner_text("#detail")
+    f, c = map(int, re.search(r"dweight\[(\d+), (\d+), 1, 1\]", shown).groups())
+    differences = page.page.locator("p:has-text('finite difference') .num").all()
+    for element, value in zip(differences, (layer["numWeight"][f, c, 1, 1], layer["numInput"][c, 1, 5]), strict=True):
+        exact(element.get_attribute("data-value"), value)
+        written(element.inner_text(), value)
+
+    terms, votes = (element.inner_text().splitlines() for element in page.page.locator("ul.terms").all())
+    read = np.pad(x[c], pad)[1 : 1 + OH, 1 : 1 + OW]  # by the tap, at every place
+    assert f"its {OH * OW} terms" in shown
+    largest_first(terms, read * dy[f])
+    for line in terms:
+        pixel, r, s = re.match(r"x\[(.*)\] .* dy\[(\d+),(\d+)\]", line).groups()
+        r, s = int(r), int(s)
+        assert pixel == f"{r + 1 - pad},{s + 1 - pad}" or (pixel == "padding" and read[r, s] == 0)
+        product(line, read[r, s], dy[f, r, s])
+
+    copies = int(mc.im2col.col2im(np.ones((25, OH * OW)), (1, 1, H, W), 5, padding=pad)[0, 0, 1, 5])
+    assert f"copied into {copies} of the {OH * OW} windows" in shown and f"{copies * F} votes in all" in shown
+    ballots = []
+    for r, s in np.ndindex(OH, OW):
+        kh, kw = 1 + pad - r, 5 + pad - s
+        if 0 <= kh < 5 and 0 <= kw < 5:
+            ballots.append(weight[:, c, kh, kw] * dy[:, r, s])
+    largest_first(votes, np.array(ballots))
+    for line in votes:
+        k, kh, kw, r, s = map(int, re.match(r"filter (\d+), tap \[(\d),(\d)\] .* dy\[(\d+),(\d+)\]", line).groups())
+        assert (kh, kw) == (1 + pad - r, 5 + pad - s)
+        product(line, weight[k, c, kh, kw], dy[k, r, s])
+
+
+def product(line, a, b):
+    """A line says "name a × name b = their product"."""
+    left, right, result = (part.split()[-1] for part in re.split(" × | = ", line))
+    written(left, a)
+    written(right, b)
+    written(result, a * b)
+
+
+def largest_first(lines, products):
+    shown = [abs(float(line.split(" = ")[1])) for line in lines]
+    np.testing.assert_allclose(shown, np.sort(abs(products), axis=None)[::-1][: len(lines)], rtol=6e-3, atol=5e-5)
 
 
 def chosen(page):
@@ -194,17 +306,59 @@ def test_the_keyboard_alone_is_enough(browser, letter, tmp_path):
     page.page.keyboard.press("ArrowUp")
     page.page.keyboard.press("ArrowUp")
     assert page.page.evaluate("document.activeElement.parentNode.rowIndex") == 0  # from the middle of five rows
+    page.page.hover("table.kernel tr:nth-child(4) td:nth-child(2)")
+    page.page.keyboard.press("ArrowRight")  # the pointer rests on the table and does not take it back
+    page.page.wait_for_timeout(150)
+    focus = page.page.evaluate("[document.activeElement.parentNode.rowIndex, document.activeElement.cellIndex]")
+    assert focus == [3, 2]
+    page.page.focus("#columns")
+    before = chosen(page)[1:], page.page.evaluate("place(layers[0]).tap")
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("ArrowLeft")
+    assert page.page.evaluate("place(layers[0]).tap") == [before[1][0], before[1][1] + 1]
+    assert chosen(page)[1:] == (before[0][0], before[0][1] - 1)
+    page.page.focus("#productrow")
+    page.page.keyboard.press("ArrowRight")
+    assert chosen(page)[1:] == before[0]
+    page.page.keyboard.press("b")  # the way back has fewer parts: the focus stays among them
+    assert page.page.evaluate("document.getElementById('detail').contains(document.activeElement)")
+    page.page.keyboard.press("f")
     page.page.keyboard.press("Control+b")
     assert page.page.get_attribute("#backward", "aria-checked") == "false"
     page.page.keyboard.press("b")
     assert page.page.get_attribute("#backward", "aria-checked") == "true"
-    for _ in range(100):  # Tab reaches the last thing on the page, and no trap before it
-        page.page.keyboard.press("Tab")
-        if page.page.evaluate("document.activeElement.id") == "dx":
-            break
-    else:
-        raise AssertionError("Tab never reaches the last map")
+    for key, back in (("f", False), ("b", True)):  # Tab reaches all there is and leaves, and Shift+Tab comes back
+        page.page.keyboard.press(key)
+        assert page.page.get_attribute("#backward", "aria-checked") == str(back).lower()
+        everything = "[...document.querySelectorAll('button, input, [tabindex=\"0\"]')].filter((e) => !e.disabled)"
+        page.page.evaluate(f"{everything}[0].focus()")
+        there = [tabbed(page, everything, None)]
+        while there[-1] >= 0:
+            there.append(tabbed(page, everything, "Tab"))
+        assert there[:-1] == list(range(page.page.evaluate(f"{everything}.length")))
+        back_again = [tabbed(page, everything, "Shift+Tab") for _ in there[:-1]]
+        assert back_again == there[-2::-1]
     assert page.errors == []
+
+
+def tabbed(page, everything, key):
+    """The number of the element that has the focus after a key, -1 for none."""
+    if key:
+        page.page.keyboard.press(key)
+    return page.page.evaluate(f"{everything}.indexOf(document.activeElement)")
+
+
+def test_a_colour_image_is_in_colour(browser, tmp_path):
+    """In the header, and where a later layer says what it has seen of it."""
+    image = np.zeros((3, 8, 9))
+    image[0, :, :4], image[2, 4:] = 1, 0.5
+    layers = [mc.Conv2D(2, 3), mc.Conv2D(2, 3), mc.Flatten(), mc.Dense(3)]
+    page = Page(browser, mc.explain(mc.Sequential(layers, input_shape=(3, 8, 9)), image), tmp_path / "page.html")
+    page.open(1, back=False)
+    pixels = "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, 9, 8).data)"
+    for canvas in ("#picture canvas", "canvas[aria-label^='what it has seen']"):
+        shown = np.array(page.page.eval_on_selector(canvas, pixels)).reshape(8, 9, 4)[..., :3]
+        assert abs(shown - 255 * image.transpose(1, 2, 0)).max() <= 1
 
 
 def test_an_average_is_shared_by_the_window_that_is_pointed_at(browser, tmp_path, rng):
@@ -220,6 +374,19 @@ def test_an_average_is_shared_by_the_window_that_is_pointed_at(browser, tmp_path
     exact(page.result(1), dx[channel, 8, 9])
     share = int(re.search(r"dy / (\d)", page.page.inner_text("#detail")).group(1))
     assert dx[channel, 8, 9] == pytest.approx(dy[channel, 4, 4] / share)
+
+
+def test_the_padding_of_a_maximum_never_wins(browser, tmp_path, rng):
+    layers = [mc.MaxPool2D(3, stride=2, padding=1), mc.Flatten(), mc.Dense(3)]
+    explanation = mc.explain(mc.Sequential(layers, input_shape=(1, 8, 8)), -rng.random((8, 8)), 1)
+    page = Page(browser, explanation, tmp_path / "page.html")
+    page.open(0, back=False)
+    page.hover("output", 0, 0, 4, 4)
+    padding = page.page.locator("table.patch td.pad")
+    assert padding.all_inner_texts() == ["−∞"] * 5
+    assert padding.first.get_attribute("title") == "padding: never wins"
+    exact(page.result(), page.data["input"][0, :2, :2].max())
+    assert page.page.locator("table.patch td.lit").get_attribute("class").split() == ["lit"]
 
 
 def test_what_was_dropped_out_is_said(browser, letter, tmp_path):
@@ -249,10 +416,11 @@ def test_a_global_average_is_a_window_as_large_as_the_image(browser, tmp_path, r
 
 
 def test_numbers_that_are_not_finite_are_refused(letter):
-    model = mc.networks.logistic_regression()
-    model.layers[1].weight.value[0, 0] = np.nan
-    with pytest.raises(mc.InputError, match="finite"):
-        mc.explain(model, letter[0])
+    for values in ((np.nan, 0), (np.inf, 0), (3e38, -3e38)):  # the last: finite outputs, and a loss that is not
+        model = mc.networks.logistic_regression()
+        model.layers[1].bias.value[:2] = values
+        with np.errstate(all="ignore"), pytest.raises(mc.InputError, match="finite"):
+            mc.explain(model, letter[0], 1)
 
 
 def mixed_network():
@@ -305,6 +473,15 @@ def test_an_image_drawn_in_the_page(network, browser, letter, tmp_path, rng):
     best = "ABCDEFGHIJ"[int(y[0].argmax())]
     assert f"says {best}" in page.page.inner_text("h1")
     assert page.page.is_disabled("#backward")
+    page.page.click("#clear")
+    page.page.mouse.move(board["x"] + 10, board["y"] + 20)
+    page.page.mouse.down()
+    page.page.mouse.move(board["x"] + 110, board["y"] + 60)  # in one leap: a line, not two dots
+    page.page.mouse.up()
+    page.page.wait_for_function("!drawing.waiting")
+    drawn = np.array(page.page.evaluate("Array.from(drawing.pixels)")).reshape(model.input_shape)[0]
+    inked = np.flatnonzero(drawn.max(axis=0) > 0.5)
+    assert len(inked) > 8 and (np.diff(inked) == 1).all()
     page.page.click("#back")
     np.testing.assert_array_equal(np.array(page.page.evaluate("Array.from(data.logits)"), "f4"), page.data["logits"])
     page.open(0, back=True)
@@ -384,6 +561,8 @@ def test_the_arrays_are_those_of_the_model_and_the_model_is_left_as_it_was(lette
 def test_the_arithmetic_of_a_shape_is_filled_in(letter):
     data = collect(mc.networks.lenet5(), *letter)
     assert data["layers"][0]["sizes"][0] == "height: (28 + 2·2 - 5) / 1 + 1 = 28"
+    assert data["layers"][6]["sizes"] == ["16·5·5 = 400 numbers"]
+    assert data["layers"][7]["sizes"] == ["400 inputs · 120 units + 120 biases = 48,120 learned numbers"]
 
 
 def test_a_picture_of_any_size(tmp_path):
@@ -437,6 +616,22 @@ def test_the_story_in_the_terminal_is_im2cols():
     np.testing.assert_array_equal(numbers, columns)
     votes = told.split("+=:\n")[1].split("\n\n")[0].replace("[", " ").replace("]", " ").split()
     assert list(map(int, votes)) == [1, 2, 1, 2, 4, 2, 1, 2, 1]
+    padded = subprocess.run(
+        [sys.executable, "-m", "minicnn", "im2col", "--image", "3x3", "--padding", "1"], capture_output=True, text=True
+    ).stdout
+    image = padded.split("lit:\n")[1].split("\n\n")[0].replace("[", " ").replace("]", " ").split("\n")
+    edge, *lines = [line.split() for line in image]
+    assert edge == lines.pop() == ["·"] * 5
+    assert lines == [["·", *map(str, range(k, k + 3)), "·"] for k in (1, 4, 7)]
+
+
+@pytest.mark.parametrize("width", [30, 80, 300])
+def test_the_story_fits_the_terminal(width):
+    arguments = argparse.Namespace(image="7x8", kernel="2x3", stride=1, padding=1)
+    plain, coloured = story(arguments, False, width), story(arguments, True, width)
+    assert max(map(len, plain.splitlines())) <= width
+    assert max(map(len, re.sub("\x1b.*?m", "", coloured).splitlines())) <= width
+    assert ("on to the right" in plain) == (width < 300)
     too_large = subprocess.run(
         [sys.executable, "-m", "minicnn", "im2col", "--image", "99x99"], capture_output=True, text=True
     )

@@ -20,7 +20,7 @@ import numpy as np
 from minicnn.backend import to_device, to_numpy
 from minicnn.errors import FileError, InputError
 from minicnn.im2col import Window
-from minicnn.layers import LAYERS, AvgPool2D, Conv2D, Dense, Dropout, GlobalAvgPool2D, MaxPool2D, Softmax
+from minicnn.layers import LAYERS, AvgPool2D, Conv2D, Dense, Dropout, Flatten, GlobalAvgPool2D, MaxPool2D, Softmax
 from minicnn.losses import SoftmaxCrossEntropy
 
 UNITS, INPUTS = 24, 24  # of a dense layer: units shown, and inputs shown of each
@@ -47,7 +47,7 @@ def collect(model, image, label=None, names=None, training=False):
     probabilities = to_numpy(Softmax()(logits))[0]
     target = int(probabilities.argmax()) if label is None else int(label)
     loss, dy = SoftmaxCrossEntropy()(logits, np.array([target]))
-    if not np.isfinite(to_numpy(logits)).all():
+    if not (np.isfinite(to_numpy(logits)).all() and np.isfinite(to_numpy(loss))):
         raise InputError("explain needs a network whose outputs are finite numbers: this one gives NaN or infinity")
     drawable = (
         not training and model.count_parameters() <= DRAWN_PARAMETERS and DRAWN_LAYERS.issuperset(map(type, layers))
@@ -147,6 +147,8 @@ def _described(name, layer, x, y, dy, dx):
     about = {"name": name, "kind": kind, "text": repr(layer), "shape": list(y.shape[1:]), "from": list(x.shape[1:])}
     if isinstance(layer, Dense):
         return about | _dense(layer, x, y, dy, dx)
+    if isinstance(layer, Flatten):
+        about["sizes"] = [f"{'·'.join(map(str, x.shape[1:]))} = {math.prod(x.shape[1:]):,} numbers"]
     about |= {"y": _array(y), "dy": _array(dy), "dx": _array(dx)}
     if hasattr(layer, "window"):
         about |= _window(layer.window, x, y.shape[2:])
@@ -210,7 +212,10 @@ def _dense(layer, x, y, dy, dx):
     terms = weight[units] * inputs  # (units, D)
     top = np.argsort(-np.abs(terms), axis=1, kind="stable")[:, :INPUTS]
     rows = np.arange(len(units))[:, None]
+    U, D = weight.shape
+    biases, learned = ("", D * U) if layer.bias is None else (f" + {U:,} biases", D * U + U)
     about = {
+        "sizes": [f"{D:,} inputs · {U:,} units{biases} = {learned:,} learned numbers"],
         "y": outputs,
         "dy": gradients,
         "dx": _array(dx),

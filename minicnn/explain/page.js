@@ -22,9 +22,9 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+const isDark = matchMedia("(prefers-color-scheme: dark)").matches, dark = () => isDark; // asked once: when it changes, the page loads anew
 
-/* Numbers: four digits to see, all of them on hover. */
+/* Numbers: about four digits to see (two of a few thousandths, so that tables stay narrow), all of them on hover. */
 function short(value) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
@@ -119,7 +119,7 @@ function numbers(rows, { scale = null, lit = null, pad = () => false, padding = 
     const [red, green, blue] = colour(value, most), isLit = Boolean(lit) && lit[0] === r && lit[1] === c;
     const cell = make("td", { title: pad(r, c) ? (padding === "0" ? "padding: zero by definition" : "padding: never wins") : String(value), "data-value": String(value), class: (pad(r, c) ? "pad" : "") + (isLit ? " lit" : ""), tabindex: pick && isLit ? 0 : null }, pad(r, c) ? padding : short(value));
     if (!pad(r, c)) cell.style.cssText = `background: rgb(${red},${green},${blue}); color: ${legible(red, green, blue)}`;
-    if (pick) cell.addEventListener("mouseenter", () => { if (!isLit) pick(r, c); });
+    if (pick) cell.addEventListener("mousemove", () => { if (!isLit) pick(r, c); }); // a resting pointer leaves it to the keys
     if (pick) cell.addEventListener("keydown", (event) => {
       const way = ARROWS[event.key];
       if (way) { event.preventDefault(); pick(clamp(r + way[0], rows.length), clamp(c + way[1], row.length)); }
@@ -130,7 +130,7 @@ function numbers(rows, { scale = null, lit = null, pad = () => false, padding = 
 /* Dark or white, whichever is easier to read on a colour (by WCAG's contrast). */
 function legible(...rgb) {
   const light = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  return light > 0.179 ? "#15161a" : "#ffffff";
+  return light > 0.179 ? "#000000" : "#ffffff"; // 4.58 : 1 at least
 }
 function bars(entries, most = largest(entries.map((entry) => entry.value))) {
   const signed = entries.some((entry) => entry.value < 0);
@@ -229,9 +229,9 @@ function convForward(layer, index, p, set) {
         layer.x.shape[0] > 1 ? channels("input channel", layer.x, p.c, (c) => set({ c }), isImage(index)) : null),
       box(map(`output of filter ${p.f}`, OH, OW, plane(layer.y, p.f), { id: "output", scale: largest(layer.y), place: [p.r, p.s], move: (r, s, focus) => set({ r, s }, focus) }),
         F > 1 ? channels("filter", layer.y, p.f, (f) => set({ f }), false) : null),
-      whole ? box(map("what it has seen of the image", data.input.shape[1], data.input.shape[2], plane(data.input, 0), { grey: true, size: 172, scale: largest(data.input), lit: [whole] })) : null,
+      whole ? box(photo("what it has seen of the image", { lit: [whole] })) : null,
+      columnsView(layer, p, set, first, C, KH, KW, OH, OW, value),
     ),
-    columnsView(layer, p, set, first, C, KH, KW, OH, OW, value),
   ];
 }
 const plane4 = (array, f) => { const size = array.length / array.shape[0]; return array.subarray(f * size, (f + 1) * size); };
@@ -239,8 +239,11 @@ const plane4 = (array, f) => { const size = array.length / array.shape[0]; retur
 const columnsPicture = kept((x, index, first) => {
   const layer = layers[index], [, C, KH, KW] = layer.weight.shape, [, OH, OW] = layer.y.shape, count = OH * OW;
   const columns = new Float32Array(C * KH * KW * count);
-  for (let c = 0, i = 0; c < C; c++) for (let kh = 0; kh < KH; kh++) for (let kw = 0; kw < KW; kw++)
-    for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++, i++) { const place = pixel(layer, r, s, kh, kw); columns[i] = place ? at(x, first + c, ...place) : 0; }
+  const [, H, W] = x.shape;
+  for (let kh = 0; kh < KH; kh++) for (let kw = 0; kw < KW; kw++) for (let r = 0; r < OH; r++) for (let s = 0; s < OW; s++) {
+    const place = pixel(layer, r, s, kh, kw);
+    if (place) for (let c = 0; c < C; c++) columns[((c * KH + kh) * KW + kw) * count + r * OW + s] = x[((first + c) * H + place[0]) * W + place[1]];
+  }
   const canvas = make("canvas");
   paint(canvas, C * KH * KW, count, (i) => columns[i], largest(columns), false);
   return canvas;
@@ -253,36 +256,37 @@ function columnsView(layer, p, set, first, C, KH, KW, OH, OW, value) {
     const canvas = make("canvas", { id: name, tabindex: move ? 0 : null, role: "img", "aria-label": name });
     if (values) paint(canvas, h, w, (i) => values[i], largest(values), false);
     else { canvas.width = w; canvas.height = h; canvas.getContext("2d").drawImage(columnsPicture(layer.x, state.layer, first), 0, 0); }
-    canvas.style.cssText = `width: ${w * widthOf}px; height: ${h * heightOf}px`;
+    canvas.style.cssText = `width: 100%; height: ${h * heightOf}px`;
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("width", w * widthOf); svg.setAttribute("height", h * heightOf);
+    svg.setAttribute("viewBox", `0 0 ${w} ${h}`); svg.setAttribute("preserveAspectRatio", "none");
     for (const [r, c, hh, ww] of lit) {
       const frame = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      for (const [key, v] of Object.entries({ x: c * widthOf - 1, y: r * heightOf - 1, width: ww * widthOf + 2, height: hh * heightOf + 2, fill: "none", "stroke-width": 2 })) frame.setAttribute(key, v);
+      for (const [key, v] of Object.entries({ x: c, y: r, width: ww, height: hh, fill: "none", "stroke-width": 2, "vector-effect": "non-scaling-stroke" })) frame.setAttribute(key, v);
       frame.style.stroke = "var(--accent)"; svg.append(frame);
     }
     if (move) {
       const go = (r, c, focus) => { if (r >= 0 && c >= 0 && r < h && c < w) move(r, c, focus); };
-      canvas.addEventListener("mousemove", (event) => { const b = canvas.getBoundingClientRect(); go(Math.floor((event.clientY - b.top - 1) / heightOf), Math.floor((event.clientX - b.left - 1) / widthOf), null); });
+      canvas.addEventListener("mousemove", (event) => { const b = canvas.getBoundingClientRect(); go(Math.floor(((event.clientY - b.top - 1) / (b.height - 2)) * h), Math.floor(((event.clientX - b.left - 1) / (b.width - 2)) * w), null); });
       canvas.addEventListener("keydown", (event) => {
         const way = ARROWS[event.key];
         if (way) { event.preventDefault(); go(h === 1 ? 0 : clamp(tap + way[0], rows), clamp(column + way[1], count), name); }
       });
     }
-    return make("div", { class: "map" }, canvas, svg);
+    const holder = make("div", { class: "map wide" }, canvas, svg);
+    holder.style.maxWidth = w * widthOf + "px";
+    return holder;
   };
   const tap = ((p.c - first) * KH + p.tap[0]) * KW + p.tap[1], column = p.r * OW + p.s;
   const pick = (r, c, focus) => { const kw = r % KW, kh = Math.floor(r / KW) % KH; set({ r: Math.floor(c / OW), s: c % OW, tap: [kh, kw], c: first + Math.floor(r / (KH * KW)) }, focus); };
-  return box(
+  return make("section", { class: "box im2col" },
     make("h3", {}, `im2col: all ${count} windows as the columns of one matrix, ${rows} × ${count}`),
     text("Computers are slow at sliding and very fast at multiplying matrices. So every window is written down as a column (framed: the one chosen; the framed row: one tap of the kernel, which reads the same shifted image everywhere). The kernel, written as a row, times this matrix gives all outputs at once."),
-    make("div", { class: "scroll" }, make("div", { class: "soft" }, `the kernel of filter ${p.f} as a row of ${rows} weights`),
+    make("div", {}, make("div", { class: "soft" }, `the kernel of filter ${p.f} as a row of ${rows} weights`),
       strip("weightrow", 1, rows, plane4(layer.weight, p.f), 12, Math.max(2, Math.min(20, Math.floor(860 / rows))), [[0, tap, 1, 1]]),
       make("div", { class: "soft" }, "times the columns"),
       strip("columns", rows, count, null, tall, wide, [[0, column, rows, 1], [tap, 0, 1, count]], pick),
       make("div", { class: "soft" }, "is the output of this filter, row after row; framed: ", number(value)),
-      strip("productrow", 1, count, plane(layer.y, p.f), 12, wide, [[0, column, 1, 1]], (r, c, focus) => pick(tap, c, focus))),
-  );
+      strip("productrow", 1, count, plane(layer.y, p.f), 12, wide, [[0, column, 1, 1]], (r, c, focus) => pick(tap, c, focus))));
 }
 /* Convolution, backward */
 function convBackward(layer, index, p, set) {
@@ -355,7 +359,7 @@ function pooling(layer, index, p, set) {
   const chosen = channels("channel", layer.y, p.f, (f) => set({ f }));
   if (!state.back) return [about, row(box(chosen, map("input", H, W, plane(layer.x, p.f), { scale: largest(layer.x), lit: [field(layer, p.r, p.s)] })), box(output),
     box(make("h3", {}, max ? "the window: the winner is framed" : "the window"), numbers(window, { lit: winner, pad: (r, c) => !cells[r][c], padding: max ? "−∞" : "0", scale: largest(layer.x), kind: "patch" }),
-      equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.y, p.f, p.r, p.s), "b")), make("p", { class: "soft" }, ...layer.sizes.flatMap((line) => [line, make("br")]))))];
+      equation(`output[${p.f}, ${p.r}, ${p.s}] = `, number(at(layer.y, p.f, p.r, p.s), "b"))))];
   const dx = at(layer.dx, p.f, p.h, p.w), senders = sendersOf(layer, p.h, p.w);
   const shares = [...new Set(senders.map((at) => divisor(...at)))].sort((a, b) => a - b).map((n) => `dy / ${n}`).join(" or ");
   const wins = ([r, s]) => { // the first of the largest, as the library has it
@@ -411,6 +415,7 @@ function activation(layer, index, p, set) {
         state.back ? equation("dy = ", number(dy), " → dx = dy × slope = ", number(dx, "b")) : null, state.back && why ? answer(dx === 0 ? "Why is this gradient zero? " : "Why is it so small? ", why) : null))];
 }
 /* Dense layers, flatten, loss */
+const loudest = kept((array, count) => Array.from(array.keys()).sort((a, b) => Math.abs(array[b]) - Math.abs(array[a])).slice(0, count));
 function dense(layer, index, p, set) {
   const n = clamp(p.unit ?? 0, layer.units.length), unit = layer.units[n], many = layer.top[n].length, all = layer.x.length;
   const values = Array.from({ length: many }, (_, i) => i);
@@ -422,7 +427,9 @@ function dense(layer, index, p, set) {
       box(equation(`output[${name(unit)}] = `, number(layer.y[unit], "b")), text("the sum over all ", all.toLocaleString("en"), " inputs", layer.bias ? " plus the bias " : "", layer.bias ? number(layer.bias[n]) : "")))];
   return [text("Going back, the gradient of a weight is the gradient that arrives at its unit times the input it was multiplied with: a weight whose input was zero learns nothing from this image."), note, buttons,
     row(box(make("h3", {}, `gradients of unit ${name(unit)}'s weights: dy × input`), bars([...values].sort((a, b) => Math.abs(at(layer.topGradients, n, b)) - Math.abs(at(layer.topGradients, n, a))).map((i) => ({ name: `weight of input ${layer.top[n][i]} (${short(at(layer.topInputs, n, i))})`, value: at(layer.topGradients, n, i) })))),
-      box(equation(`dy[${name(unit)}] = `, number(layer.dy[unit], "b")), layer.dbias ? text("The bias has the same gradient: ", number(layer.dbias[n])) : null))];
+      box(equation(`dy[${name(unit)}] = `, number(layer.dy[unit], "b")), layer.dbias ? text("The bias has the same gradient: ", number(layer.dbias[n])) : null),
+      box(make("h3", {}, "gradient dx that goes on to the inputs"), make("p", { class: "soft narrow" }, `Each input hears from all ${layer.y.length.toLocaleString("en")} units: the sum of weight × dy.${many < all ? ` Shown are the ${many} largest.` : ""}`),
+        bars(loudest(layer.dx, many).map((i) => ({ name: `input ${i}`, value: layer.dx[i] })))))];
 }
 function flatten(layer, index, p, set) {
   const [C, H, W] = layer.from, i = clamp(p.i ?? 0, layer.y.length);
@@ -452,14 +459,10 @@ function show(focus = null) {
   $("detail").replaceChildren(make("h2", {}, title, make("span", { class: "soft" }, shape)), ...view(layer, state.layer, p, set));
   for (const button of $("strip").children) button.setAttribute("aria-current", String(+button.dataset.layer === state.layer));
   if (focus) document.getElementById(focus)?.focus();
-  else if (before >= 0) movable()[before]?.focus(); // the same place of the same view
+  else if (before >= 0) movable()[clamp(before, movable().length)]?.focus(); // the same place of the same view
 }
 /* How a layer's shape, or the number of its weights, comes about. */
-function arithmetic(layer) {
-  if (layer.sizes) return `; ${layer.sizes.join("; ")}`;
-  if (layer.kind === "Flatten") return `; ${layer.from.join(" · ")} = ${layer.shape[0]}`;
-  return layer.kind === "Dense" ? `; ${layer.from[0]} · ${layer.shape[0]}${layer.bias ? ` + ${layer.shape[0]}` : ""} learned numbers` : "";
-}
+const arithmetic = (layer) => layer.sizes ? `; ${layer.sizes.join("; ")}` : "";
 function whole(layer) {
   const array = state.back ? layer.dy : layer.y;
   return [text("This layer's numbers; the page has no closer view of its kind."), box(array.shape.length === 3 ? channels("channel", array, 0, () => {}) : bars(Array.from(array.subarray(0, 40), (value, i) => ({ name: String(i), value }))))];
@@ -491,9 +494,7 @@ function card(i, title, shape, thumbs, hint = null) {
 }
 /* The image, or what is being drawn, and what the network says of it. */
 function picture() {
-  const [, H, W] = data.input.shape;
-  const image = drawing.active ? board() : map("", H, W, plane(data.input, 0), { grey: true, size: 84, scale: Math.max(1, largest(data.input)) });
-  if (!drawing.active && data.input.shape[0] === 3) paintColours(image.querySelector("canvas"));
+  const image = drawing.active ? board() : photo("", { size: 84 });
   if (!drawing.active) image.firstChild.remove();
   const buttons = drawing.active ? [make("button", { id: "clear", onclick: () => { clearDrawing(); $("clear").focus(); } }, "clear"), make("button", { id: "back", onclick: () => { endDrawing(); $("draw").focus(); } }, "back to the image")]
     : data.drawable ? [make("button", { id: "draw", onclick: beginDrawing }, "draw your own")] : [];
@@ -501,7 +502,13 @@ function picture() {
   $("backward").disabled = drawing.active;
   verdict();
 }
-/* An image of three channels: red, green and blue. */
+/* The image as a map: in grey, or in colour where its three channels are red, green and blue. */
+function photo(title, options) {
+  const [C, H, W] = data.input.shape;
+  const holder = map(title, H, W, plane(data.input, 0), { grey: true, scale: Math.max(1, largest(data.input)), ...options });
+  if (C === 3) paintColours(holder.querySelector("canvas"));
+  return holder;
+}
 function paintColours(canvas) {
   const [, H, W] = data.input.shape, scale = Math.max(1, largest(data.input)), context = canvas.getContext("2d"), image = context.createImageData(W, H);
   for (let i = 0; i < H * W; i++) image.data.set([...[0, 1, 2].map((c) => Math.max(0, Math.min(255, Math.round(255 * data.input[c * H * W + i] / scale)))), 255], 4 * i);

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 
 import numpy as np
 
@@ -57,6 +58,10 @@ def story(arguments, colours=False, width=80):
     is_padding = im2col(np.ones_like(x), **options) == 0
     shown = OH // 2 * OW + OW // 2  # the window that is lit, in the middle
     places = col2im((np.arange(OH * OW) == shown) * np.ones((KH * KW, 1)), x.shape, **options)[0, 0] > 0
+    padded = np.pad(x[0, 0], window.pads(H, W))
+    row, col = OH // 2 * arguments.stride, OW // 2 * arguments.stride
+    seen = np.zeros(padded.shape, bool)
+    seen[row : row + KH, col : col + KW] = True
     lit_column = np.arange(OH * OW) == shown
     lit_output = lit_column.reshape(OH, OW)
     sizes = f"(({H} + 2·{arguments.padding} - {KH}) // {arguments.stride} + 1) x " + (
@@ -68,31 +73,34 @@ def story(arguments, colours=False, width=80):
     def table(values, lit=None, hidden=None):
         return _table(values, lit, hidden, colours, width)
 
-    return "\n".join(
-        [
-            f"An image of {H} x {W} pixels; one window of it is lit:",
-            table(x[0, 0], places),
-            f"\nA kernel of {KH} x {KW} weights slides over it. Places for it, and so outputs:\n  {sizes}",
-            table(weight),
-            f"\nim2col writes what each window sees as a column: {KH * KW} taps x {OH * OW} windows",
-            table(columns, np.broadcast_to(lit_column, columns.shape), is_padding),
-            *["(· is padding, a zero)"] * bool(is_padding.any()),
-            "\nThe kernel as a row, times this matrix, gives all outputs in one product:",
-            table(weight.reshape(1, -1)),
-            f"\nThe result, {OH} x {OW}. The lit one: {terms} = {products.sum():g}",
-            table(y[0, 0], lit_output),
-            "\nThe way back. Say that the loss would grow by these with each output, the gradient dy:",
-            table(dy[0, 0], lit_output),
-            "\ndcolumns = kernel as a column, times dy as a row: what each window asks of what it saw",
-            table(weight.reshape(-1, 1) @ dy.reshape(1, -1), np.broadcast_to(lit_column, columns.shape), is_padding),
-            "\ncol2im adds every entry to the pixel that it was copied from: dx",
-            table(dx[0, 0], places),
-            "\nThe votes each pixel gets (fewer at the border), which is why col2im says +=:",
-            table(col2im(np.ones_like(columns), x.shape, **options)[0, 0], places),
-            f"\nAnd dweight = dy as a row, times the columns turned over: {KH} x {KW}",
-            table(layer.weight.grad[0, 0]),
-        ]
+    frame = f" in a frame of padding (·, {arguments.padding} wide, all zeros)" if arguments.padding else ""
+    parts = [
+        f"An image of {H} x {W} pixels{frame}; one window of it is lit:",
+        table(padded, seen, padded == 0),
+        f"A kernel of {KH} x {KW} weights slides over it. Places for it, and so outputs:\n  {sizes}",
+        table(weight),
+        f"im2col writes what each window sees as a column: {KH * KW} taps x {OH * OW} windows",
+        table(columns, np.broadcast_to(lit_column, columns.shape), is_padding),
+        "The kernel as a row, times this matrix, gives all outputs in one product:",
+        table(weight.reshape(1, -1)),
+        f"The result, {OH} x {OW}. The lit one: {terms} = {products.sum():g}",
+        table(y[0, 0], lit_output),
+        "The way back. Say that the loss would grow by these with each output, the gradient dy:",
+        table(dy[0, 0], lit_output),
+        "dcolumns = kernel as a column, times dy as a row: what each window asks of what it saw",
+        table(weight.reshape(-1, 1) @ dy.reshape(1, -1), np.broadcast_to(lit_column, columns.shape), is_padding),
+        "col2im adds every entry to the pixel that it was copied from: dx",
+        table(dx[0, 0], places),
+        "The votes each pixel gets (fewer at the border), which is why col2im says +=:",
+        table(col2im(np.ones_like(columns), x.shape, **options)[0, 0], places),
+        f"And dweight = dy as a row, times the columns turned over: {KH} x {KW}",
+        table(layer.weight.grad[0, 0]),
+    ]
+    said = (
+        "\n".join(textwrap.fill(line, max(width, 20), break_on_hyphens=False) for line in part.split("\n"))
+        for part in parts[::2]
     )
+    return "\n\n".join(map("\n".join, zip(said, parts[1::2], strict=True)))
 
 
 def _table(values, lit, hidden, colours, width):
