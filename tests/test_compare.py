@@ -234,8 +234,9 @@ def test_notmnist_is_named_and_its_path_is_not(tmp_path, rng, capsys):
         (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
     arguments = [*TABLE, f"--data={tmp_path / 'images-idx3-ubyte.gz'}"]
     assert compare.main([*arguments, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
-    assert "THE COMPARISON, on notMNIST" in capsys.readouterr().out
+    assert "THE COMPARISON, on notMNIST (IDX files), 300 images" in capsys.readouterr().out
     page = (tmp_path / "docs" / "comparison-notmnist.md").read_text()
+    assert "**notMNIST (IDX files), 300 images**" in page and "lab had on notMNIST_large" in page
     assert "--data PATH" in page and str(tmp_path) not in page and "synthetic" not in page
 
 
@@ -265,6 +266,20 @@ def test_default_split_is_stratified_and_keeps_copies_together(source):
     twice = source._replace(x=np.concatenate([source.x, source.x]), y=np.concatenate([source.y, source.y]))
     train, held_out = data.split(twice)
     assert not {*(train % 400)} & {*(held_out % 400)}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("small", "notMNIST_small"),
+        ("/home/small/notMNIST_large.tar.gz", "notMNIST_large"),
+        ("idx", "notMNIST (IDX files)"),
+        ("notmnist-images-idx3-ubyte.gz", "notMNIST (IDX files)"),
+        ("letters-of-mine", "notMNIST (set not named)"),
+    ],
+)
+def test_the_set_is_named_by_the_last_part_of_its_path(path, name):
+    assert data.set_name(path) == name
 
 
 def test_ordered_split_on_real_images(real_data):

@@ -52,8 +52,7 @@ def as_markdown(plan, results, what, about, command, pictures):
     lines += [
         "*Multiply-adds* are of one image on its way forward. The *95 % interval* (Wilson's) is what the number of "
         "test images leaves open. *lab* is the accuracy that the lab had on notMNIST_large, of whose labels about "
-        "6.5 % are wrong (about 0.5 % in notMNIST_small): it stands here for the order of the models, not to be "
-        "compared digit by digit.",
+        "6.5 % are wrong (about 0.5 % in notMNIST_small): compare the order of the models, not the digits.",
         "",
     ]
     lines += [f"- {sentence}" for sentence in tables.sentences(plan, results)]

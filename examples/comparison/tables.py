@@ -18,7 +18,7 @@ HEADER = (
     "validation",
     "test",
     "95 % interval",
-    "lab, on notMNIST",
+    "lab, on notMNIST_large",
 )
 
 
@@ -54,7 +54,7 @@ def comparison_csv(plan, results, what):
     """The same with plain numbers, one line a model, and the data in every line."""
     measured = ("parameters", "multiply_adds", "seconds_an_epoch", "epochs")
     measured += ("train_accuracy", "val_accuracy", "test_accuracy")
-    rows = [["data", "model", *measured, "test_low", "test_high", "diverged", "lab_on_notmnist"]]
+    rows = [["data", "model", *measured, "test_low", "test_high", "diverged", "lab_on_notmnist_large"]]
     for model in plan.models:
         result = results[plan.table_trial(model).name]
         rows.append(
