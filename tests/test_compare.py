@@ -156,6 +156,23 @@ def test_an_edited_training_is_not_mixed_with_old_results(tmp_path, monkeypatch,
     assert "optimizer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["RATES", "LAB_RATE"])
+def test_an_edited_sweep_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys, name):
+    sweep = [*TABLE, "--experiments=divergence", f"--out={tmp_path}"]
+    assert compare.main(sweep) == 0
+    monkeypatch.setattr(divergence, name, {"RATES": (0.01, 1.0), "LAB_RATE": 0.02}[name])
+    assert compare.main(sweep) == 1
+    assert {"RATES": "rates", "LAB_RATE": "mends"}[name] in capsys.readouterr().err
+
+
+def test_an_edited_network_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys):
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    edited = models.MODELS["logistic_regression"]._replace(network=mc.networks.dense)
+    monkeypatch.setitem(models.MODELS, "logistic_regression", edited)
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 1
+    assert "network" in capsys.readouterr().err
+
+
 def test_broken_result_is_done_again(tmp_path, trained, capsys):
     assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
     (tmp_path / "results" / "table-logistic_regression-seed0.json").write_text('{"settings": {')

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import minicnn as mc
 from comparison import divergence, trials
 from comparison.models import MODELS, expected_seconds
 from comparison.statistics import difference, percent, spread
@@ -73,7 +74,7 @@ def _trial_task(trial, plan, source, settings):
 
     model = MODELS[trial.model]
     training = {
-        "network": [repr(layer) for layer in model.network(input_shape=None).layers],
+        "network": _layers(model.network),
         "optimizer": optimizer_settings(model.optimizer(1)),
     }
     return Task(trial.name, settings | training | {"trial": vars(trial)}, cost, compute)
@@ -83,9 +84,23 @@ def _divergence_task(seed, plan, source, settings):
     def compute(advance):
         return divergence.sweep(source, seed, plan.divergence_steps, plan.batch_size, advance)
 
-    runs = len(divergence.SCALES) * len(divergence.RATES) + 7
+    runs = len(divergence.SCALES) * len(divergence.RATES) + len(divergence.mends())
     cost = expected_seconds("dense", runs * plan.divergence_steps * plan.batch_size, 0)
-    return Task(f"divergence-seed{seed}", settings | {"steps": plan.divergence_steps}, cost, compute)
+    chosen = {
+        "network": _layers(mc.networks.dense),
+        "steps": plan.divergence_steps,
+        "rates": divergence.RATES,
+        "mends": {
+            name: {"scale": scale, "optimizer": optimizer_settings(optimizer)}
+            for name, (scale, optimizer) in divergence.mends().items()
+        },
+    }
+    return Task(f"divergence-seed{seed}", settings | chosen, cost, compute)
+
+
+def _layers(network):
+    """A network in words, without its weights."""
+    return [repr(layer) for layer in network(input_shape=None).layers]
 
 
 # The experiments, one pair of functions each.
