@@ -76,7 +76,31 @@ def test_everything_once(tmp_path, capsys):
     for name in shown:
         assert 1000 < (tmp_path / "docs" / name).stat().st_size < 150_000
     assert "python examples/compare.py --samples 200" in page
+    answer = page.split("## In short")[1].split("All figures")[0]
+    assert [line.split()[1] for line in answer.strip().splitlines()] == [
+        "Best",
+        "Neighbourhoods",
+        "Amount",
+        "Learning",
+        "The",
+    ]
+    assert len(page.splitlines()) < 150
     assert str(tmp_path / "out") not in page
+
+
+def test_verdicts_say_how_many_networks_they_rest_on(tmp_path, capsys):
+    """One seed each in the table; where the witnesses have several, those are used instead."""
+    models = "--models=logistic_regression,dense,dense_falling"
+    assert compare.main([*LIGHT, models, f"--out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    one, several = (
+        next(line for line in printed.splitlines() if text in line)
+        for text in ("these two trained networks (one seed)", "Over 2 seeds")
+    )
+    assert "t test, Holm's p for 1 pair)" in several and "points (p " in several
+    assert one.count("(p ") == one.count(", not told apart") + one.count(", they differ") > 0
+    for pair in one.split(": ")[-1].split(";"):  # the two witnesses are compared by their seeds only
+        assert "dense_falling" in pair
 
 
 def test_tables_parse_and_agree(tmp_path):
@@ -397,9 +421,19 @@ def test_holms_correction():
     assert statistics.holm([]) == []
 
 
+@pytest.mark.parametrize(("n", "t"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216)])
+def test_t_test_against_the_printed_table(n, t):
+    gaps = np.arange(n + 1) - n / 2
+    gaps = gaps / (gaps.std(ddof=1) / math.sqrt(n + 1)) + t
+    assert statistics.t_test(gaps, 0 * gaps) == pytest.approx(0.05, abs=1e-6)
+    assert statistics.t_test(gaps, gaps) == statistics.t_test([0.5], [0.1]) == 1
+
+
 def test_a_difference_near_nothing_shows_another_digit():
     sentence = statistics.Difference(0.32, 0.30).sentence("worse", "better", "the same")
     assert sentence == "better (+0.32 ± 0.30 points)"
+    assert str(statistics.Difference(0.349, 0.251)) == "+0.35 ± 0.25"  # one digit would say +0.3 ± 0.3
+    assert str(statistics.Difference(3.4, 0.5)) == "+3.4 ± 0.5"
 
 
 def test_sign_test():
