@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minicnn as mc
 
@@ -101,6 +102,16 @@ def test_verdicts_say_how_many_networks_they_rest_on(tmp_path, capsys):
     assert one.count("(p ") == one.count(", not told apart") + one.count(", they differ") > 0
     for pair in one.split(": ")[-1].split(";"):  # the two witnesses are compared by their seeds only
         assert "dense_falling" in pair
+
+
+def test_a_rare_colour_of_a_picture_stays_itself(tmp_path):
+    """One small purple ring, for a model of one seed, among all the greys of the letters."""
+    pytest.importorskip("matplotlib")
+    models = "--models=logistic_regression,dense,dense_falling"
+    assert compare.main([*LIGHT, models, "--experiments=moved", f"--out={tmp_path}"]) == 0
+    pixels = np.asarray(Image.open(tmp_path / "moved.png").convert("RGB")).reshape(-1, 3).astype(int)
+    wanted = [int(pictures.COLOURS["dense_falling"][place : place + 2], 16) for place in (1, 3, 5)]
+    assert (np.abs(pixels - wanted).max(axis=1) <= 12).any()
 
 
 def test_tables_parse_and_agree(tmp_path):

@@ -141,7 +141,7 @@ def gist(plan, results):
         said += f"; {second} follows with {percent(found[second]['test_accuracy'])}"
         if last != second:
             said += f", {last} is last with {percent(found[last]['test_accuracy'])}"
-        if found[largest]["parameters"] > found[best]["parameters"]:
+        if largest not in (second, last) and found[largest]["parameters"] > found[best]["parameters"]:
             said += (
                 f"; the largest, {largest}, has {percent(found[largest]['test_accuracy'])} with "
                 f"{found[largest]['parameters']:,} parameters"
