@@ -18,6 +18,7 @@ import minicnn as mc
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import compare
+import report
 from comparison import data, divergence, models, pictures, plan, statistics, store, tables, trials
 
 TINY = ["--samples=200", "--epochs=1", "--experiment-epochs=1", "--seeds=1", "--models=logistic_regression,lenet5"]
@@ -290,6 +291,33 @@ def test_notmnist_is_named_and_its_path_is_not(tmp_path, rng, capsys):
     page = (tmp_path / "docs" / "comparison-notmnist.md").read_text()
     assert "**notMNIST (IDX files), 300 images**" in page and "lab had on notMNIST_large" in page
     assert "--data PATH" in page and str(tmp_path) not in page and "synthetic" not in page
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("python /x/lenet5.py --data '/my files/small.zip' --seed=1", "python lenet5.py --data small.zip --seed=1"),
+        (
+            "python examples/lenet5.py --report=HERE/out/a --data ../b",
+            "python examples/lenet5.py --report=out/a --data ../b",
+        ),
+    ],
+)
+def test_a_reports_command_has_no_folders_of_this_machine(tmp_path, monkeypatch, command, shown):
+    monkeypatch.chdir(tmp_path)
+    assert report._command(command.replace("HERE", str(tmp_path))) == shown
+
+
+def test_a_report_names_its_data_and_no_folders(tmp_path, rng):
+    pytest.importorskip("matplotlib")
+    model = mc.networks.logistic_regression(seed=0)
+    test = rng.integers(256, size=(30, 1, 28, 28), dtype=np.uint8), np.arange(30) % 10
+    what = f"notMNIST from {tmp_path / 'small.tar.gz'}"
+    settings = {"command": f"python x.py --data {tmp_path / 'small.tar.gz'}", "data": what}
+    report.write(tmp_path / "report", model, test, {}, settings, f"x, {what}")
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<h1>x, notMNIST from small.tar.gz: " in page and "python x.py --data small.tar.gz" in page
+    assert str(tmp_path) not in page
 
 
 # The images
