@@ -101,6 +101,8 @@ def test_verdicts_say_how_many_networks_they_rest_on(tmp_path, capsys):
     )
     assert "t test, Holm's p for 1 pair)" in several and "points (p " in several
     assert one.count("(p ") == one.count(", not told apart") + one.count(", they differ") > 0
+    best = next(line for line in printed.splitlines() if "Best on test" in line)
+    assert "between these two trained networks Holm's p" in best or "over 2 seeds" in best
     for pair in one.split(": ")[-1].split(";"):  # the two witnesses are compared by their seeds only
         assert "dense_falling" in pair
 

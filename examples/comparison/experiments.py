@@ -420,10 +420,8 @@ def _divergence(plan, results):
         f"{before[0]:,.0f} to {after[0]:,.0f}, where 0 to 1 goes from {before[1]:.2f} to {after[1]:.2f}; after three "
         f"steps {dead_soon[0]} of the ReLUs are dead (with 0 to 1: {dead_soon[1]})."
     )
-    ends = []
     for place, mend in enumerate(found[0]["mends"]):
         same = [sweep["mends"][place] for sweep in found]
-        ends.append((_mean(run["accuracy"] for run in same), mend["mend"], spread([run["accuracy"] for run in same])))
         if mend["scale"] == "0 to 255" and place > 0:  # the others stand in the rows of the learning rates
             rows.append((mend["mend"], _inside(same), *[""] * (len(divergence.SCALES) - 1)))
     steps = [
@@ -439,7 +437,6 @@ def _divergence(plan, results):
         f"from {calm[0]['gradients']['dense_1.weight']:,.3g} to {calm[1]['gradients']['dense_1.weight']:,.3g}, and "
         f"{percent(calm[1]['dead'], 0)} end dead."
     )
-    best = max(ends[1:])
     return Section(
         'The dense network that "diverged to 10 %"',
         f"The dense network makes {plan.divergence_steps} steps of SGD for every learning rate and three ways to feed "
@@ -453,7 +450,8 @@ def _divergence(plan, results):
         sentences,
         f"Learning rate and input scale ({_seeds(plan)}): within {plan.divergence_steps} steps SGD "
         f"{divergence.LAB_RATE:g} on pixels 0 to 255 leaves the dense network {spread([run['dead'] for run in raw])} "
-        f"of its ReLUs dead and {ends[0][2]} accuracy; with {best[1]} it has {best[2]}{_falling(plan, results)}.",
+        f"of its ReLUs dead and an accuracy of {spread([run['accuracy'] for run in raw])}; on pixels 0 to 1 it is "
+        f"{spread([run['accuracy'] for run in scaled])}{_falling(plan, results)}.",
     )
 
 

@@ -84,33 +84,25 @@ NOTE = (
 def sentences(plan, results):
     """What the table does not say: which models differ by more than chance, and who would go on learning."""
     found = {model: results[plan.table_trial(model).name] for model in plan.models}
-    order, seeded = _ranked(found), plan.seeded(results)
-    said = []
-    pairs = [pair for pair in itertools.pairwise(order) if not {*pair} <= {*seeded}]  # several seeds say more than one
-    tests = [sign_test(found[better]["right"], found[worse]["right"]) for better, worse in pairs]
-    if pairs:
+    order, said = _ranked(found), []
+    if one := _of_one_seed(plan, results, found):
         told = [
             f"{better} {only_better:,}, {worse} {only_worse:,} ({_verdict(p)})"
-            for (better, worse), (only_better, only_worse, _), p in zip(
-                pairs, tests, holm([p for _, _, p in tests]), strict=True
-            )
+            for (better, worse), (only_better, only_worse, p) in one.items()
         ]
         said.append(
             f"Each with the next, between these two trained networks (one seed): how many of the "
             f"{found[order[0]]['test_images']:,} test images only the one and only the other had right (sign test, "
-            f"Holm's p for {_pairs(pairs)}): {'; '.join(told)}."
+            f"Holm's p for {_pairs(one)}): {'; '.join(told)}."
         )
-    values = {model: plan.over_seeds(results, model) for model in seeded}
-    pairs = list(itertools.combinations(sorted(values, key=lambda model: -np.mean(values[model])), 2))
-    if pairs:
-        chances = holm([t_test(values[better], values[worse]) for better, worse in pairs])
+    if several := _of_several_seeds(plan, results):
         told = [
-            f"{better} before {worse} by {difference(values[better], values[worse])} points ({_verdict(p)})"
-            for (better, worse), p in zip(pairs, chances, strict=True)
+            f"{better} before {worse} by {change} points ({_verdict(p)})"
+            for (better, worse), (change, p) in several.items()
         ]
         said.append(
             f"Over {plan.seeds} seeds, each trained for {plan.experiment_epochs} epochs (t test, Holm's p for "
-            f"{_pairs(pairs)}): {'; '.join(told)}."
+            f"{_pairs(several)}): {'; '.join(told)}."
         )
     rises = {}
     for model in order:
@@ -139,6 +131,11 @@ def gist(plan, results):
         second, last = others[0], others[-1]
         largest = max(others, key=lambda model: found[model]["parameters"])
         said += f"; {second} follows with {percent(found[second]['test_accuracy'])}"
+        if (best, second) in (tests := _of_one_seed(plan, results, found)):
+            said += f" (between these two trained networks Holm's {_verdict(tests[best, second][2])})"
+        elif (best, second) in (tests := _of_several_seeds(plan, results)):
+            change, p = tests[best, second]
+            said += f" (over {plan.seeds} seeds {change} points, Holm's {_verdict(p)})"
         if last != second:
             said += f", {last} is last with {percent(found[last]['test_accuracy'])}"
         if largest not in (second, last) and found[largest]["parameters"] > found[best]["parameters"]:
@@ -147,6 +144,29 @@ def gist(plan, results):
                 f"{found[largest]['parameters']:,} parameters"
             )
     return said + "."
+
+
+def _of_one_seed(plan, results, found):
+    """Each model against the next: `{(better, worse): (only better right, only worse right, Holm's p)}`.
+
+    Witnesses are left out among themselves: several seeds say more than one.
+    """
+    seeded = {*plan.seeded(results)}
+    pairs = [pair for pair in itertools.pairwise(_ranked(found)) if not {*pair} <= seeded]
+    tests = [sign_test(found[better]["right"], found[worse]["right"]) for better, worse in pairs]
+    chances = holm([p for _, _, p in tests])
+    return {pair: (*test[:2], p) for pair, test, p in zip(pairs, tests, chances, strict=True)}
+
+
+def _of_several_seeds(plan, results):
+    """Each witness against each: `{(better, worse): (difference, Holm's p)}`."""
+    values = {model: plan.over_seeds(results, model) for model in plan.seeded(results)}
+    pairs = list(itertools.combinations(sorted(values, key=lambda model: -np.mean(values[model])), 2))
+    chances = holm([t_test(values[better], values[worse]) for better, worse in pairs])
+    return {
+        (better, worse): (difference(values[better], values[worse]), p)
+        for (better, worse), p in zip(pairs, chances, strict=True)
+    }
 
 
 def _ranked(found):
