@@ -62,7 +62,7 @@ def compare(chosen, command):
         train=len(data.split(source)[0]),
     )
     settings = {
-        "data": source.what,
+        "data": source.kind if source.kind == "notMNIST" else source.what,  # a renamed file is the same data
         "images": source.fingerprint(),
         "batch_size": plan.batch_size,
         "backend": chosen.backend,
@@ -91,7 +91,7 @@ def _report(plan, source, settings, results, out, docs, command):
     }
     for name, content in files.items():
         _write(out / name, content)
-    made = pictures.draw_all(plan, results, source.kind, out)
+    made = pictures.draw_all(plan, results, source.what.split(",")[0], out)
     if not made:
         print("no pictures: matplotlib is not installed (pip install matplotlib, the extra `plots`)")
     print(f"report, tables and {len(made)} pictures in {out}")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import secrets
+import shlex
 from importlib.metadata import version
 
 import numpy as np
@@ -57,6 +58,10 @@ def write(folder, model, test, history, settings, title):
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
         return f'<figure><img src="{name}.png" alt="{about}" width="{width}" height="{height}"></figure>'
 
+    title, settings = _data(title), dict(settings)
+    for name, short in (("data", _data), ("command", _command)):
+        if name in settings:
+            settings[name] = short(settings[name])
     settings = settings | {
         "versions": f"minicnn {mc.__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
         f"matplotlib {version('matplotlib')}",
@@ -114,6 +119,37 @@ def write(folder, model, test, history, settings, title):
     head = f"{html.escape(title)}: {accuracy:.2f} % of {len(y):,} test images right"
     page = PAGE.read_text(encoding="utf-8").replace("TITLE", head).replace("BODY", "\n".join(body))
     _write(folder / "index.html", page.encode())
+
+
+def _local(path):
+    """A path that tells nothing of this machine: relative to where we are, or the file's name alone."""
+    path, here = pathlib.Path(path), pathlib.Path.cwd()
+    if not path.is_absolute():
+        return str(path)
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
+def _command(command):
+    """A command with its paths made local.
+
+    >>> _command("python /home/me/lenet5.py --data=/data/small.zip --report out/a")
+    'python lenet5.py --data=small.zip --report out/a'
+    """
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        words.append(option + equals + (_local(value) if os.path.isabs(value) else value))
+    return shlex.join(words)
+
+
+def _data(what):
+    """The data in words, with its path made local.
+
+    >>> _data("lenet5, notMNIST from /data/my files/small.zip"), _data("letters")
+    ('lenet5, notMNIST from small.zip', 'letters')
+    """
+    before, word, path = what.partition(" from ")
+    return before + word + (_local(path) if os.path.isabs(path) else path)
 
 
 def _three(probabilities, y):

@@ -12,11 +12,13 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minicnn as mc
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import compare
+import report
 from comparison import data, divergence, models, pictures, plan, statistics, store, tables, trials
 
 TINY = ["--samples=200", "--epochs=1", "--experiment-epochs=1", "--seeds=1", "--models=logistic_regression,lenet5"]
@@ -76,7 +78,43 @@ def test_everything_once(tmp_path, capsys):
     for name in shown:
         assert 1000 < (tmp_path / "docs" / name).stat().st_size < 150_000
     assert "python examples/compare.py --samples 200" in page
+    answer = page.split("## In short")[1].split("All figures")[0]
+    assert [line.split()[1] for line in answer.strip().splitlines()] == [
+        "Best",
+        "Neighbourhoods",
+        "Amount",
+        "Learning",
+        "The",
+    ]
+    assert len(page.splitlines()) < 150
     assert str(tmp_path / "out") not in page
+
+
+def test_verdicts_say_how_many_networks_they_rest_on(tmp_path, capsys):
+    """One seed each in the table; where the witnesses have several, those are used instead."""
+    models = "--models=logistic_regression,dense,dense_falling"
+    assert compare.main([*LIGHT, models, f"--out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    one, several = (
+        next(line for line in printed.splitlines() if text in line)
+        for text in ("these two trained networks (one seed)", "Over 2 seeds")
+    )
+    assert "t test, Holm's p for 1 pair)" in several and "points (p " in several
+    assert one.count("(p ") == one.count(", not told apart") + one.count(", they differ") > 0
+    best = next(line for line in printed.splitlines() if "Best on test" in line)
+    assert "between these two trained networks Holm's p" in best or "over 2 seeds" in best
+    for pair in one.split(": ")[-1].split(";"):  # the two witnesses are compared by their seeds only
+        assert "dense_falling" in pair
+
+
+def test_a_rare_colour_of_a_picture_stays_itself(tmp_path):
+    """One small purple ring, for a model of one seed, among all the greys of the letters."""
+    pytest.importorskip("matplotlib")
+    models = "--models=logistic_regression,dense,dense_falling"
+    assert compare.main([*LIGHT, models, "--experiments=moved", f"--out={tmp_path}"]) == 0
+    pixels = np.asarray(Image.open(tmp_path / "moved.png").convert("RGB")).reshape(-1, 3).astype(int)
+    wanted = [int(pictures.COLOURS["dense_falling"][place : place + 2], 16) for place in (1, 3, 5)]
+    assert (np.abs(pixels - wanted).max(axis=1) <= 12).any()
 
 
 def test_tables_parse_and_agree(tmp_path):
@@ -154,6 +192,23 @@ def test_an_edited_training_is_not_mixed_with_old_results(tmp_path, monkeypatch,
     monkeypatch.setitem(models.MODELS, "logistic_regression", edited)
     assert compare.main([*TABLE, f"--out={tmp_path}"]) == 1
     assert "optimizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["RATES", "LAB_RATE"])
+def test_an_edited_sweep_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys, name):
+    sweep = [*TABLE, "--experiments=divergence", f"--out={tmp_path}"]
+    assert compare.main(sweep) == 0
+    monkeypatch.setattr(divergence, name, {"RATES": (0.01, 1.0), "LAB_RATE": 0.02}[name])
+    assert compare.main(sweep) == 1
+    assert {"RATES": "rates", "LAB_RATE": "mends"}[name] in capsys.readouterr().err
+
+
+def test_an_edited_network_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys):
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
+    edited = models.MODELS["logistic_regression"]._replace(network=mc.networks.dense)
+    monkeypatch.setitem(models.MODELS, "logistic_regression", edited)
+    assert compare.main([*TABLE, f"--out={tmp_path}"]) == 1
+    assert "network" in capsys.readouterr().err
 
 
 def test_broken_result_is_done_again(tmp_path, trained, capsys):
@@ -234,9 +289,37 @@ def test_notmnist_is_named_and_its_path_is_not(tmp_path, rng, capsys):
         (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
     arguments = [*TABLE, f"--data={tmp_path / 'images-idx3-ubyte.gz'}"]
     assert compare.main([*arguments, f"--out={tmp_path / 'out'}", f"--docs={tmp_path / 'docs'}"]) == 0
-    assert "THE COMPARISON, on notMNIST" in capsys.readouterr().out
+    assert "THE COMPARISON, on notMNIST (IDX files), 300 images" in capsys.readouterr().out
     page = (tmp_path / "docs" / "comparison-notmnist.md").read_text()
+    assert "**notMNIST (IDX files), 300 images**" in page and "lab had on notMNIST_large" in page
     assert "--data PATH" in page and str(tmp_path) not in page and "synthetic" not in page
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("python /x/lenet5.py --data '/my files/small.zip' --seed=1", "python lenet5.py --data small.zip --seed=1"),
+        (
+            "python examples/lenet5.py --report=HERE/out/a --data ../b",
+            "python examples/lenet5.py --report=out/a --data ../b",
+        ),
+    ],
+)
+def test_a_reports_command_has_no_folders_of_this_machine(tmp_path, monkeypatch, command, shown):
+    monkeypatch.chdir(tmp_path)
+    assert report._command(command.replace("HERE", str(tmp_path))) == shown
+
+
+def test_a_report_names_its_data_and_no_folders(tmp_path, rng):
+    pytest.importorskip("matplotlib")
+    model = mc.networks.logistic_regression(seed=0)
+    test = rng.integers(256, size=(30, 1, 28, 28), dtype=np.uint8), np.arange(30) % 10
+    what = f"notMNIST from {tmp_path / 'small.tar.gz'}"
+    settings = {"command": f"python x.py --data {tmp_path / 'small.tar.gz'}", "data": what}
+    report.write(tmp_path / "report", model, test, {}, settings, f"x, {what}")
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<h1>x, notMNIST from small.tar.gz: " in page and "python x.py --data small.tar.gz" in page
+    assert str(tmp_path) not in page
 
 
 # The images
@@ -265,6 +348,20 @@ def test_default_split_is_stratified_and_keeps_copies_together(source):
     twice = source._replace(x=np.concatenate([source.x, source.x]), y=np.concatenate([source.y, source.y]))
     train, held_out = data.split(twice)
     assert not {*(train % 400)} & {*(held_out % 400)}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("small", "notMNIST_small"),
+        ("/home/small/notMNIST_large.tar.gz", "notMNIST_large"),
+        ("idx", "notMNIST (IDX files)"),
+        ("notmnist-images-idx3-ubyte.gz", "notMNIST (IDX files)"),
+        ("letters-of-mine", "notMNIST (set not named)"),
+    ],
+)
+def test_the_set_is_named_by_the_last_part_of_its_path(path, name):
+    assert data.set_name(path) == name
 
 
 def test_ordered_split_on_real_images(real_data):
@@ -365,9 +462,19 @@ def test_holms_correction():
     assert statistics.holm([]) == []
 
 
+@pytest.mark.parametrize(("n", "t"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216)])
+def test_t_test_against_the_printed_table(n, t):
+    gaps = np.arange(n + 1) - n / 2
+    gaps = gaps / (gaps.std(ddof=1) / math.sqrt(n + 1)) + t
+    assert statistics.t_test(gaps, 0 * gaps) == pytest.approx(0.05, abs=1e-6)
+    assert statistics.t_test(gaps, gaps) == statistics.t_test([0.5], [0.1]) == 1
+
+
 def test_a_difference_near_nothing_shows_another_digit():
     sentence = statistics.Difference(0.32, 0.30).sentence("worse", "better", "the same")
     assert sentence == "better (+0.32 ± 0.30 points)"
+    assert str(statistics.Difference(0.349, 0.251)) == "+0.35 ± 0.25"  # one digit would say +0.3 ± 0.3
+    assert str(statistics.Difference(3.4, 0.5)) == "+3.4 ± 0.5"
 
 
 def test_sign_test():

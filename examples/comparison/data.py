@@ -3,6 +3,8 @@
 An image stays uint8, and the model scales it to [0, 1], unless the experiment is about the scaling.
 """
 
+import pathlib
+import re
 import zlib
 from typing import NamedTuple
 
@@ -16,13 +18,18 @@ MOVES = ((0, 2), (0, -2), (2, 0), (-2, 0))  # (down, right), in pixels
 
 
 class Source(NamedTuple):
-    """Images (N, 28, 28) uint8 and labels (N,) to train on and to test on, and what they are."""
+    """Images (N, 28, 28) uint8 and labels (N,) to train on and to test on, and what they are.
+
+    Attributes:
+        kind: "letters" or "notMNIST"; results are kept under it.
+        what: the same in words, for every title; of notMNIST which set and how many images.
+    """
 
     x: np.ndarray
     y: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    kind: str  # "letters" or "notMNIST"
+    kind: str
     what: str
 
     def fingerprint(self):
@@ -60,7 +67,7 @@ def read(data, samples=None, test_samples=2000, seed=0):
         kind, what = "letters", mc.datasets.LETTERS_DESCRIPTION
     else:
         sets = mc.datasets.load_notmnist(data, seed=seed)
-        kind, what = "notMNIST", "notMNIST"
+        kind, what = "notMNIST", f"{set_name(data)}, {len(sets[0][1]) + len(sets[1][1]):,} images"
     (x, y), (x_test, y_test) = sets
     if samples is not None:
         if samples > len(x):
@@ -69,6 +76,18 @@ def read(data, samples=None, test_samples=2000, seed=0):
     if len(x) < 100:
         raise mc.InputError(f"the comparison needs 100 images or more to train and validate on, got {len(x)}")
     return Source(x, y, x_test, y_test, kind, what)
+
+
+def set_name(path):
+    """Which notMNIST, as far as the path's name tells.
+
+    >>> set_name("images/notMNIST_small.tar.gz"), set_name("train-images-idx3-ubyte.gz"), set_name("mine")
+    ('notMNIST_small', 'notMNIST (IDX files)', 'notMNIST (set not named)')
+    """
+    name = pathlib.Path(path).name.lower()
+    if found := re.search("small|large", name):
+        return f"notMNIST_{found[0]}"
+    return "notMNIST (IDX files)" if re.search(r"\bidx[13]?\b", name) else "notMNIST (set not named)"
 
 
 def split(source, ordered=False, kept=0.0, seed=0):

@@ -26,9 +26,9 @@ def sweep(source, seed, steps, batch_size, advance=lambda share: None):
     Returns:
         `{"runs": [...], "mends": [...]}`: what `trace` gives, with the scale, the learning rate or the mend.
     """
-    runs, mends = [], []
+    runs, ends = [], []
     sets = {scale: _sets(source, scale) for scale in SCALES}
-    mended = _mends()
+    mended = mends()
     share = 1 / (len(SCALES) * len(RATES) + len(mended))
     for scale in SCALES:
         for rate in RATES:
@@ -36,9 +36,9 @@ def sweep(source, seed, steps, batch_size, advance=lambda share: None):
             runs.append({"scale": scale, "learning_rate": rate, **found})
             advance(share)
     for name, (scale, optimizer) in mended.items():
-        mends.append({"mend": name, "scale": scale, **trace(sets[scale], optimizer, seed, steps, batch_size)})
+        ends.append({"mend": name, "scale": scale, **trace(sets[scale], optimizer, seed, steps, batch_size)})
         advance(share)
-    return {"runs": runs, "mends": mends}
+    return {"runs": runs, "mends": ends}
 
 
 def run_of(sweep, scale, rate):
@@ -46,7 +46,7 @@ def run_of(sweep, scale, rate):
     return next(run for run in sweep["runs"] if run["scale"] == scale and run["learning_rate"] == rate)
 
 
-def _mends():
+def mends():
     """The setting that fails, and single changes to it: `{what is changed: (scale, optimizer)}`."""
     return {
         "nothing: pixels 0 to 255, SGD 0.01": ("0 to 255", mc.SGD(LAB_RATE)),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import minicnn as mc
 from comparison import divergence, trials
 from comparison.models import MODELS, expected_seconds
 from comparison.statistics import difference, percent, spread
@@ -22,7 +23,10 @@ KEPT = (0.0, 0.05, 0.2)  # shares of the last letter that the lab's split leaves
 
 
 class Section(NamedTuple):
-    """What an experiment found: a table (header, rows of texts), sentences, and the gist of it in one."""
+    """What an experiment found: a table (header, rows of texts), and sentences that say what the table does not.
+
+    The gist is its part of the answer to the lab's question, or "" if it is none.
+    """
 
     title: str
     question: str
@@ -73,7 +77,7 @@ def _trial_task(trial, plan, source, settings):
 
     model = MODELS[trial.model]
     training = {
-        "network": [repr(layer) for layer in model.network(input_shape=None).layers],
+        "network": _layers(model.network),
         "optimizer": optimizer_settings(model.optimizer(1)),
     }
     return Task(trial.name, settings | training | {"trial": vars(trial)}, cost, compute)
@@ -83,9 +87,23 @@ def _divergence_task(seed, plan, source, settings):
     def compute(advance):
         return divergence.sweep(source, seed, plan.divergence_steps, plan.batch_size, advance)
 
-    runs = len(divergence.SCALES) * len(divergence.RATES) + 7
+    runs = len(divergence.SCALES) * len(divergence.RATES) + len(divergence.mends())
     cost = expected_seconds("dense", runs * plan.divergence_steps * plan.batch_size, 0)
-    return Task(f"divergence-seed{seed}", settings | {"steps": plan.divergence_steps}, cost, compute)
+    chosen = {
+        "network": _layers(mc.networks.dense),
+        "steps": plan.divergence_steps,
+        "rates": divergence.RATES,
+        "mends": {
+            name: {"scale": scale, "optimizer": optimizer_settings(optimizer)}
+            for name, (scale, optimizer) in divergence.mends().items()
+        },
+    }
+    return Task(f"divergence-seed{seed}", settings | chosen, cost, compute)
+
+
+def _layers(network):
+    """A network in words, without its weights."""
+    return [repr(layer) for layer in network(input_shape=None).layers]
 
 
 # The experiments, one pair of functions each.
@@ -106,13 +124,15 @@ def _permuted(plan, results):
         change = difference(shuffled[model], place[model])
         verdict = change.sentence("loses", "gains", "not told apart by these seeds")
         rows.append((model, spread(place[model]), spread(shuffled[model]), verdict))
+    leads = {}
     for model in plan.witnesses:
         if model == "dense" or "dense" not in plan.witnesses:
             continue
         before, after = difference(place[model], place["dense"]), difference(shuffled[model], shuffled["dense"])
-        sentences.append(
-            f"The lead of {model} over dense: {before} points with the pixels in place, {after} with them shuffled."
-        )
+        leads[model] = f"the lead of {model} over dense goes from {before} to {after} points"
+    if leads:
+        sentences.append(f"With the pixels shuffled {'; '.join(leads.values())}.")
+    convolutional = [lead for model, lead in leads.items() if _convolutional(model)]
     return Section(
         "The same images with their pixels shuffled",
         "One fixed permutation moves every pixel of every image to another place. Nothing is lost, only what is a "
@@ -120,10 +140,18 @@ def _permuted(plan, results):
         ("model", "in place", "shuffled", "difference in points"),
         rows,
         sentences,
-        "Neighbourhoods: with every image's pixels shuffled in the same way, "
-        + ", ".join(f"{row[0]} {row[3]}" for row in rows)
-        + ". Dense networks never knew what is a neighbour of what.",
+        f"Neighbourhoods ({_seeds(plan)}): when one permutation shuffles every image's pixels, "
+        + "; ".join(convolutional or [f"{row[0]} {row[3]}" for row in rows])
+        + ".",
     )
+
+
+def _convolutional(model):
+    return any(isinstance(layer, mc.Conv2D) for layer in MODELS[model].network(input_shape=None).layers)
+
+
+def _seeds(plan):
+    return f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
 
 
 def _moved_trials(plan):
@@ -136,27 +164,24 @@ def _moved(plan, results):
     rows, sentences = [], []
     for model in plan.models:
         result = results[plan.table_trial(model).name]
-        if result["diverged"]:
+        if result["diverged"] or model in plan.witnesses:
             continue
         plain, moved = result["test_accuracy"], result["moved_accuracy"]
-        rows.append((model, "the table", percent(plain), percent(moved), f"{100 * moved / plain:.0f} %"))
+        rows.append((model, "the table, one seed", percent(plain), percent(moved), f"{100 * moved / plain:.0f} %"))
     kept = {}
     for model in plan.witnesses:
         plain = plan.over_seeds(results, model)
         moved = plan.over_seeds(results, model, "moved_accuracy")
         kept[model] = [b / a for a, b in zip(plain, moved, strict=True)]
-        rows.append(
-            (model, f"the experiments, {plan.seeds} seeds", spread(plain), spread(moved), spread(kept[model], 0))
-        )
+        rows.append((model, f"the experiments, {_seeds(plan)}", spread(plain), spread(moved), spread(kept[model], 0)))
     order = sorted(kept, key=lambda model: -np.mean(kept[model]))
-    sentences.append(
-        f"Over {plan.seeds} seeds: " + ", ".join(f"{model} {spread(kept[model])}" for model in order) + "."
-    )
-    for better, worse in itertools.pairwise(order):
-        change = difference(kept[better], kept[worse])
-        sentences.append(
-            f"{better} against {worse}: {change.sentence('keeps less', 'keeps more', 'not told apart by these seeds')}."
-        )
+    pairs = [(better, worse, difference(kept[better], kept[worse])) for better, worse in itertools.pairwise(order)]
+    if pairs:
+        told = [
+            f"{better} against {worse} {change.sentence('keeps less', 'keeps more', 'not told apart by these seeds')}"
+            for better, worse, change in pairs
+        ]
+        sentences.append(f"Of what is kept, {'; '.join(told)}.")
     return Section(
         "The same test images moved by two pixels",
         "Every test image is moved by two pixels, a quarter of them each to the right, left, down and up. The "
@@ -164,9 +189,7 @@ def _moved(plan, results):
         ("model", "network of", "in place", "moved", "kept"),
         rows,
         sentences,
-        "Moved test images: when every image is moved by two pixels, "
-        + ", ".join(f"{model} keeps {spread(kept[model])}" for model in order)
-        + f" of its accuracy ({plan.seeds} seeds).",
+        "",
     )
 
 
@@ -190,28 +213,29 @@ def amount_results(plan, results, model):
 def _amount(plan, results):
     found = {model: amount_results(plan, results, model) for model in plan.witnesses}
     amounts = [*plan.amounts(), plan.train]
-    rows = [(f"{amount:,}", *(spread(found[model][amount]) for model in plan.witnesses)) for amount in amounts]
-    sentences = []
+    rows = [(model, *(spread(found[model][amount]) for amount in amounts)) for model in plan.witnesses]
+    sentences, first = [], []
     for amount in (amounts[0], amounts[-1]):
         if len(plan.witnesses) < 2:
             break
         best, second, *_ = sorted(plan.witnesses, key=lambda model, at=amount: -np.mean(found[model][at]))
         change = difference(found[best][amount], found[second][amount])
         verdict = change.sentence("behind", "ahead", "not told apart by these seeds")
-        sentences.append(
-            f"With {amount:,} images {best} is first with {spread(found[best][amount])}; {second} has "
-            f"{spread(found[second][amount])}: {verdict}."
-        )
+        first.append(f"with {amount:,} images {best}, then {second}: {verdict}")
+    if first:
+        sentences.append(f"The first two, {'; '.join(first)}.")
     return Section(
         "Accuracy against the number of training images",
         "Each network learns from a part of the training images, in about as many steps each time (few images are "
         "seen more often), so that only the images differ.",
-        ("images", *plan.witnesses),
+        ("model, by images", *(f"{amount:,}" for amount in amounts)),
         rows,
         sentences,
-        f"Images: from {amounts[0]:,} to {amounts[-1]:,} training images the accuracy changes by "
+        f"Amount of data ({_seeds(plan)}): from {amounts[0]:,} to {amounts[-1]:,} training images "
         + ", ".join(
-            f"{difference(found[model][amounts[-1]], found[model][amounts[0]])} points ({model})"
+            f"{model} goes from {100 * np.mean(found[model][amounts[0]]):.1f} to "
+            f"{percent(np.mean(found[model][amounts[-1]]))} "
+            f"({difference(found[model][amounts[-1]], found[model][amounts[0]])} points)"
             for model in plan.witnesses
         )
         + ".",
@@ -247,9 +271,7 @@ def _kernels(plan, results):
         ("model", "weights shown", "moved by", "roughness before", "after", "of the change"),
         rows,
         [],
-        "Kernels: what training adds to the first weights is smooth, not noise: its roughness is "
-        + ", ".join(f"{row[-1]} ({row[0]})" for row in rows)
-        + ", where chance gives 1.",
+        "",
     )
 
 
@@ -286,15 +308,10 @@ def _ordered(plan, results):
     shuffled, ordered = accuracy["shuffled, stratified"], accuracy["ordered"]
     letter = last["letter"]
     share = np.mean(ordered["test_accuracy"]) / np.mean(shuffled["test_accuracy"])
+    change = difference(ordered["test_accuracy"], shuffled["test_accuracy"])
     sentences = [
-        f"The test accuracy of the lab's split is {share:.2f} of what it should be, a difference of "
-        f"{difference(ordered['test_accuracy'], shuffled['test_accuracy'])} points: {rows[1][1]} training images "
-        f"showed a {letter} instead of {rows[0][1]}, and of the {letter}s in the test {rows[1][-1]} were recognised "
-        f"instead of {rows[0][-1]}.",
-        "The lab saw 97.9 % on training, 50 % on validation and 88 % on test (notMNIST). How much of the last letter "
-        f"is left in training decides the validation accuracy: {rows[1][4]} with {rows[1][1]} {letter}s, "
-        + ", ".join(f"{row[4]} with {row[1]}" for row in rows[2:])
-        + ".",
+        f"On test the lab's split changes the accuracy by {change} points, {share:.2f} of what it should be. The lab "
+        "saw 97.9 % on training, 50 % on validation and 88 % on test (notMNIST_large)."
     ]
     return Section(
         "The lab's mistake: the last tenth of ordered images",
@@ -312,10 +329,10 @@ def _ordered(plan, results):
         ),
         rows,
         sentences,
-        f"The lab's mistake: with the last tenth of ordered images to validate on, lenet5 has "
-        f"{spread(ordered['train_accuracy'])} on training, {spread(ordered['val_accuracy'])} on validation and "
-        f"{spread(ordered['test_accuracy'])} on test, {share:.2f} of the {spread(shuffled['test_accuracy'])} that a "
-        f"shuffled, stratified split gives ({plan.seeds} seeds).",
+        f"The ordered split ({_seeds(plan)}): with the last tenth of ordered images to validate on, lenet5 sees "
+        f"{rows[1][1]} {letter}s instead of {rows[0][1]} and has {spread(ordered['train_accuracy'])} on training, "
+        f"{spread(ordered['val_accuracy'])} on validation and {spread(ordered['test_accuracy'])} on test, where a "
+        f"shuffled, stratified split gives {spread(shuffled['test_accuracy'])} on test.",
     )
 
 
@@ -359,7 +376,7 @@ def _normalize(plan, results):
         ("model", "x / 255", "normalize(x, axis=1)", "difference in points"),
         rows,
         sentences,
-        "Preprocessing: normalize(x, axis=1) instead of x / 255: " + ", ".join(f"{r[0]} {r[3]}" for r in rows) + ".",
+        "",
     )
 
 
@@ -375,20 +392,9 @@ def sweeps(plan, results):
 def _divergence(plan, results):
     found = sweeps(plan, results)
     rows, sentences = [], []
-    for scale in divergence.SCALES:
-        outcomes = {}
-        for place, run in enumerate(found[0]["runs"]):
-            if run["scale"] != scale:
-                continue
-            same = [sweep["runs"][place] for sweep in found]
-            rows.append((scale, f"{run['learning_rate']:g}", *_inside(same)))
-            outcomes[run["learning_rate"]] = [divergence.outcome(one) for one in same]
-        learn = [rate for rate, words in outcomes.items() if set(words) == {"learns"}]
-        die = [rate for rate, words in outcomes.items() if set(words) <= {"dead", "not finite"}]
-        sentences.append(
-            f"Pixels {scale}: learning rates at which every seed learns: {_listed(learn)}; at which every seed ends "
-            f"dead or not finite: {_listed(die)}."
-        )
+    for rate in divergence.RATES:
+        same = [[divergence.run_of(sweep, scale, rate) for sweep in found] for scale in divergence.SCALES]
+        rows.append((f"SGD {rate:g}", *map(_inside, same)))
     dead = [run for sweep in found for run in sweep["runs"] if divergence.outcome(run) == "dead"]
     unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
     total = sum(len(sweep["runs"]) for sweep in found)
@@ -416,56 +422,59 @@ def _divergence(plan, results):
     )
     for place, mend in enumerate(found[0]["mends"]):
         same = [sweep["mends"][place] for sweep in found]
-        rows.append((f"mend: {mend['mend']}", "", *_inside(same)))
-    for scale, runs in (("0 to 255", raw), ("0 to 1", scaled)):
-        steps = [
-            f"step {moment['step'] + 1}: loss {moment['loss']:,.3g}, {percent(moment['dead'], 0)} dead, "
-            f"{moment['gradients']['dense_1.weight']:,.3g} and {moment['gradients']['dense_2.weight']:,.3g}"
-            for moment in runs[0]["snapshots"]
-            if moment["step"] in (0, 1, 2, 5, 10) or moment is runs[0]["snapshots"][-1]
-        ]
-        sentences.append(
-            f"Step by step with pixels {scale} and SGD {divergence.LAB_RATE:g}, seed 0, with the lengths of the first "
-            f"and of the second layer's gradient: {'; '.join(steps)}."
-        )
-    ends = []
-    for place, mend in enumerate(found[0]["mends"]):
-        accuracies = [sweep["mends"][place]["accuracy"] for sweep in found]
-        ends.append((float(np.mean(accuracies)), mend["mend"], spread(accuracies)))
-    mended = sorted(ends[1:], reverse=True)
+        if mend["scale"] == "0 to 255" and place > 0:  # the others stand in the rows of the learning rates
+            rows.append((mend["mend"], _inside(same), *[""] * (len(divergence.SCALES) - 1)))
+    steps = [
+        f"step {moment['step'] + 1}: loss {moment['loss']:,.3g}, {percent(moment['dead'], 0)} dead, "
+        f"{moment['gradients']['dense_1.weight']:,.3g} and {moment['gradients']['dense_2.weight']:,.3g}"
+        for moment in raw[0]["snapshots"]
+        if moment["step"] in (0, 1, 2, 5, 10) or moment is raw[0]["snapshots"][-1]
+    ]
+    calm = [scaled[0]["snapshots"][place] for place in (0, -1)]
     sentences.append(
-        "What mends it, from the best to the worst: " + "; ".join(f"{name} {end}" for _, name, end in mended) + "."
+        f"Step by step (seed 0), with the lengths of the first and of the second layer's gradient: {'; '.join(steps)}. "
+        f"With 0 to 1 the loss goes from {calm[0]['loss']:,.3g} to {calm[1]['loss']:,.3g}, the first layer's gradient "
+        f"from {calm[0]['gradients']['dense_1.weight']:,.3g} to {calm[1]['gradients']['dense_1.weight']:,.3g}, and "
+        f"{percent(calm[1]['dead'], 0)} end dead."
     )
     return Section(
         'The dense network that "diverged to 10 %"',
         f"The dense network makes {plan.divergence_steps} steps of SGD for every learning rate and three ways to feed "
         "it the same pixels. A ReLU is dead if it gives zero for every one of 500 validation images (or all, if there "
         "are fewer). A run is called dead if nine of ten ReLUs are; otherwise it learns if its accuracy is at least "
-        "twice that of chance.",
-        ("pixels", "learning rate", "last loss", "largest loss", "dead ReLUs", "accuracy", "outcome"),
+        "twice that of chance. In a cell: the outcome, the accuracy on validation, the share of dead ReLUs, and the "
+        "largest loss on the way. The last rows are single changes to SGD "
+        f"{divergence.LAB_RATE:g} on pixels 0 to 255.",
+        ("training", *(f"pixels {scale}" if scale[0].isdigit() else scale for scale in divergence.SCALES)),
         rows,
         sentences,
-        f"The dense network that diverged: with pixels 0 to 255 and SGD {divergence.LAB_RATE:g} its first steps kill "
-        f"{spread([run['dead'] for run in raw])} of its ReLUs, and it ends at {ends[0][2]}; with "
-        f"{mended[0][1]} it has {mended[0][2]} after the same {plan.divergence_steps} steps.",
+        f"Learning rate and input scale ({_seeds(plan)}): within {plan.divergence_steps} steps SGD "
+        f"{divergence.LAB_RATE:g} on pixels 0 to 255 leaves the dense network {spread([run['dead'] for run in raw])} "
+        f"of its ReLUs dead and an accuracy of {spread([run['accuracy'] for run in raw])}; on pixels 0 to 1 it is "
+        f"{spread([run['accuracy'] for run in scaled])}{_falling(plan, results)}.",
     )
 
 
 def _inside(runs):
-    """A row's cells of the same run over the seeds."""
+    """A cell: the same run over the seeds."""
     words = [divergence.outcome(run) for run in runs]
     outcome = ", ".join(f"{words.count(word)} {word}" if len(set(words)) > 1 else word for word in dict.fromkeys(words))
     return (
-        f"{_mean(np.mean(run['losses'][-10:]) for run in runs):,.3g}",
-        f"{max(max(run['losses']) for run in runs):,.3g}",
-        spread([run["dead"] for run in runs]),
-        spread([run["accuracy"] for run in runs]),
-        outcome,
+        f"{outcome}: {spread([run['accuracy'] for run in runs])}, {percent(_mean(run['dead'] for run in runs), 0)} "
+        f"dead, loss up to {max(max(run['losses']) for run in runs):,.3g}"
     )
 
 
-def _listed(rates):
-    return ", ".join(f"{rate:g}" for rate in rates) or "none"
+def _falling(plan, results):
+    """The same network in the table with two learning rates, if both are there."""
+    pair = ("dense", "dense_falling")
+    if not {*pair} <= {*plan.models}:
+        return ""
+    told = [
+        f"{percent(results[plan.table_trial(model).name]['test_accuracy'])} with {MODELS[model].training}"
+        for model in pair
+    ]
+    return f". In the table (one seed) the same network has {' and '.join(told)}"
 
 
 def _mean(values):

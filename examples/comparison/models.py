@@ -20,7 +20,7 @@ class Model(NamedTuple):
         network: a function of `minicnn.networks`.
         optimizer: a function of the steps an epoch that gives a new optimizer.
         training: the same in words.
-        lab: the lab's test accuracy on notMNIST, in percent.
+        lab: the lab's test accuracy on notMNIST_large, in percent.
     """
 
     network: Callable

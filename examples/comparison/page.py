@@ -6,10 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from comparison import tables
 from comparison.experiments import EXPERIMENTS
 
-INTRODUCTION = """\
-The lab's fourth task: *compare the best accuracies of labs 1 to 3; how do you explain the differences?* Here are
-seven networks trained on the same split with the same budget, and a small experiment for each explanation. Every
-sentence with a number in it was written by the program that measured it."""
+INTRODUCTION = (
+    "The lab's fourth task: *compare the best accuracies of labs 1 to 3; how do you explain the differences?* Here "
+    "are its networks, trained on the same split with the same budget, and a small experiment for each explanation; "
+    "every number was written by the program that measured it."
+)
 
 
 def sections(plan, results):
@@ -17,16 +18,21 @@ def sections(plan, results):
     return {name: EXPERIMENTS[name].read(plan, results) for name in plan.experiments}
 
 
+def in_short(plan, results, found):
+    """The answer to the lab's question in a few sentences: who is best, and why."""
+    return [tables.gist(plan, results), *(section.gist for section in found.values() if section.gist)]
+
+
 def as_text(plan, results, what):
     """The whole report for a terminal."""
+    found = sections(plan, results)
     lines = [f"THE COMPARISON, on {what}", ""]
     lines += [tables.as_text(tables.HEADER, tables.comparison(plan, results)), ""]
-    lines += [f"- {sentence}" for sentence in tables.sentences(plan, results)]
-    found = sections(plan, results)
-    lines += ["", f"IN SHORT, on {what}", "", f"- {tables.gist(plan, results)}"]
-    lines += [f"- {section.gist}" for section in found.values()]
+    lines += [tables.NOTE.replace("*", ""), "", *(f"- {sentence}" for sentence in tables.sentences(plan, results))]
+    lines += ["", f"IN SHORT, on {what}", "", *(f"- {sentence}" for sentence in in_short(plan, results, found))]
     for section in found.values():
-        lines += ["", f"{section.title.upper()}, on {what}", "", tables.as_text(section.header, section.rows), ""]
+        lines += ["", f"{section.title.upper()}, on {what}", "", tables.as_text(section.header, section.rows)]
+        lines += ["" for _ in section.sentences[:1]]
         lines += [f"- {sentence}" for sentence in section.sentences]
     return "\n".join(lines) + "\n"
 
@@ -41,28 +47,20 @@ def as_markdown(plan, results, what, about, command, pictures):
         command: that makes the page.
         pictures: `{name: file name}`, relative to the page.
     """
-    kind = what.split(",")[0]
-    lines = [f"# The comparison, on {kind}", "", INTRODUCTION, ""]
+    kind, found = what.split(",")[0], sections(plan, results)
+    lines = [f"# The comparison, on {kind}", "", INTRODUCTION, "", "## In short", ""]
+    lines += [*(f"- {sentence}" for sentence in in_short(plan, results, found)), ""]
     lines += [f"All figures on this page are of **{what}**. The page is made by", "", f"    {command}", ""]
-    lines += [*(f"- {sentence}" for sentence in about), "", "## In short", ""]
-    found = sections(plan, results)
-    lines += [f"- {sentence}" for sentence in (tables.gist(plan, results), *(s.gist for s in found.values()))]
-    lines += ["", "## The table", ""]
-    lines += [tables.as_markdown(tables.HEADER, tables.comparison(plan, results)), ""]
-    lines += [
-        "*Multiply-adds* are of one image on its way forward. The *95 % interval* (Wilson's) is what the number of "
-        "test images leaves open. *lab* is the accuracy that the lab had on notMNIST_large, of whose labels about "
-        "6.5 % are wrong (about 0.5 % in notMNIST_small): it stands here for the order of the models, not to be "
-        "compared digit by digit.",
-        "",
-    ]
+    lines += [" ".join(about), "", "## The table", ""]
+    lines += [tables.as_markdown(tables.HEADER, tables.comparison(plan, results)), "", tables.NOTE, ""]
     lines += [f"- {sentence}" for sentence in tables.sentences(plan, results)]
-    lines += _picture("accuracy", pictures) + _picture("curves", pictures)
+    lines += _pictures(pictures, "accuracy", "curves")
     for name, section in found.items():
         lines += ["", f"## {section.title}", "", section.question, ""]
-        lines += [tables.as_markdown(section.header, section.rows), ""]
+        lines += [tables.as_markdown(section.header, section.rows)]
+        lines += ["" for _ in section.sentences[:1]]
         lines += [f"- {sentence}" for sentence in section.sentences]
-        lines += _picture(name, pictures)
+        lines += _pictures(pictures, name)
     return "\n".join(lines) + "\n"
 
 
@@ -70,18 +68,14 @@ def about(plan, source, settings):
     """Sentences on the conditions of a run."""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else _count(plan.epochs, "epoch")
     split = "the lab's: ordered by class, the last tenth" if plan.ordered else "a tenth of every letter"
-    part = ""
-    if source.kind != "letters":
-        part = (
-            " notMNIST_small has 18,724 images, notMNIST_large 529,114; another set at PATH gives other figures of "
-            "the same kind."
-        )
+    whole = " notMNIST_small has 18,724 images, notMNIST_large 529,114." if source.kind == "notMNIST" else ""
     return [
         f"Images: {len(source.y):,} to train and validate on, {len(source.y_test):,} to test on; fingerprint "
-        f"{settings['images']}. Validation: {split}.{part}",
+        f"{settings['images']}. Validation: {split}.{whole}",
         f"Budget: {budget} for each model of the table, {_count(plan.experiment_epochs, 'epoch')} in the experiments, "
         f"batches of {plan.batch_size}; {_count(plan.seeds, 'seed')} an experiment. Ranges in brackets are the "
-        "smallest and the largest of the seeds; ± is the 95 % interval of the mean difference over them (Student's t).",
+        "smallest and the largest of the seeds; ± is the 95 % interval of a mean difference over them (Student's t), "
+        "each by itself.",
         f"Software: {', '.join(f'{name} {_version(name)}' for name in ('numpy', 'pillow', 'matplotlib'))}, Python "
         f"{platform.python_version()}. Other versions or fonts draw other letters; seconds depend on the machine.",
     ]
@@ -91,8 +85,9 @@ def _count(number, what):
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _picture(name, pictures):
-    return ["", f"![{name}]({pictures[name]})"] if name in pictures else []
+def _pictures(pictures, *names):
+    shown = [f"![{name}]({pictures[name]})" for name in names if name in pictures]
+    return ["", *shown] if shown else []
 
 
 def _version(name):

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from comparison import divergence, experiments, tables
+from comparison.statistics import difference, percent
 from minicnn.files import write_whole
 
 COLOURS = {
@@ -18,6 +19,7 @@ COLOURS = {
     "conv_pool": "#ff7f0e",
     "lenet5": "#2ca02c",
 }
+MARKERS = "osD^vPX"
 DPI = 90  # a page needs no more, and the files stay small
 
 
@@ -38,24 +40,25 @@ def draw_all(plan, results, what, folder):
     except ImportError:
         return {}
     made = {}
-    matplotlib.rcParams["legend.handlelength"] = 3.5  # so that a dashed line is seen to be one
-    for name, (draw, wanted) in PICTURES.items():
-        if wanted is not None and wanted not in plan.experiments:
-            continue
-        figure = Figure(layout="constrained", dpi=DPI)
-        draw(figure, plan, results)
-        figure.suptitle(f"{TITLES[name]} ({what})", fontsize=10)
-        made[name] = folder / f"{name}.png"
-        _save(figure, made[name])
+    with matplotlib.rc_context({"legend.handlelength": 3.5}):  # so that a dashed line is seen to be one
+        for name, (draw, wanted) in PICTURES.items():
+            if wanted is not None and wanted not in plan.experiments:
+                continue
+            figure = Figure(layout="constrained", dpi=DPI)
+            draw(figure, plan, results)
+            figure.suptitle(f"{TITLES[name]}, on {what}", fontsize=10)
+            made[name] = folder / f"{name}.png"
+            _save(figure, made[name])
     return made
 
 
 def _save(figure, path):
-    """A PNG of 128 colours: a third of the bytes, and nobody sees it."""
+    """A PNG of 128 colours, rare ones among them: a third of the bytes, and nobody sees it."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
+    few = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     with write_whole(path) as file:
-        Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        few.save(file, "PNG", optimize=True)
 
 
 def _accuracy(figure, plan, results):
@@ -73,12 +76,13 @@ def _accuracy(figure, plan, results):
                 x,
                 100 * accuracy,
                 yerr=[[100 * (accuracy - low)], [100 * (high - accuracy)]],
-                fmt="o",
+                fmt=MARKERS[number % len(MARKERS)],  # where intervals overlap, the marks still differ
                 color=COLOURS[model],
                 capsize=3,
                 label=model,
             )
-    for axes, label in ((by_size, "parameters"), (by_time, "seconds of training")):
+    same = " (equal ones side by side)" * (len({*sizes}) < len(sizes))
+    for axes, label in ((by_size, f"parameters{same}"), (by_time, "seconds of training")):
         axes.set(xscale="log", xlabel=label)
         axes.grid(alpha=0.3)
     by_size.set_ylabel("test accuracy, %, with its 95 % interval")
@@ -138,57 +142,70 @@ def _kernels(figure, plan, results):
 
 
 def _permuted(figure, plan, results):
-    figure.set_size_inches(7, 3.5)
-    _pairs(
-        figure.subplots(),
-        plan.witnesses,
-        {
-            "pixels in place": lambda model: plan.over_seeds(results, model),
-            "pixels shuffled": lambda model: plan.over_seeds(results, model, permuted=True),
-        },
-    )
+    rows = [
+        (model, plan.over_seeds(results, model), plan.over_seeds(results, model, permuted=True))
+        for model in plan.witnesses
+    ]
+    _differences(figure, rows, "shuffled less in place")
 
 
 def _moved(figure, plan, results):
-    figure.set_size_inches(9, 3.5)
-    _pairs(
-        figure.subplots(),
-        plan.models,
-        {
-            "in place": lambda model: [results[plan.table_trial(model).name]["test_accuracy"]],
-            "moved by two pixels": lambda model: [results[plan.table_trial(model).name]["moved_accuracy"]],
-        },
-    )
+    rows = []
+    for model in plan.models:
+        if model not in plan.witnesses:
+            result = results[plan.table_trial(model).name]
+            rows.append((model, [result["test_accuracy"]], [result["moved_accuracy"]]))
+    for model in plan.witnesses:
+        rows.append((model, plan.over_seeds(results, model), plan.over_seeds(results, model, "moved_accuracy")))
+    _differences(figure, rows, "moved less in place")
 
 
 def _normalize(figure, plan, results):
-    figure.set_size_inches(7, 3.5)
-    _pairs(
-        figure.subplots(),
-        plan.witnesses,
-        {
-            "x / 255": lambda model: plan.over_seeds(results, model),
-            "normalize(x, axis=1)": lambda model: plan.over_seeds(results, model, normalized=True),
-        },
+    rows = [
+        (model, plan.over_seeds(results, model), plan.over_seeds(results, model, normalized=True))
+        for model in plan.witnesses
+    ]
+    _differences(figure, rows, "normalize(x, axis=1) less x / 255")
+
+
+def _differences(figure, rows, what):
+    """What a change does to each model, in points: the mean with its interval, and a dot a seed.
+
+    Args:
+        figure: to draw in.
+        rows: (model, accuracies before, accuracies after), one a seed.
+        what: is taken from what.
+    """
+    figure.set_size_inches(7.5, 1.1 + 0.5 * len(rows))
+    axes = figure.subplots()
+    for place, (model, before, after) in enumerate(rows):
+        change = difference(after, before)
+        several = len(before) > 1  # one seed has no interval, and an empty mark
+        axes.errorbar(
+            change.mean,
+            place,
+            xerr=change.half if several else None,
+            fmt="o",
+            color=COLOURS[model],
+            markerfacecolor=COLOURS[model] if several else "white",
+            markeredgewidth=2,
+            capsize=4,
+        )
+        if several:
+            axes.plot(
+                [100 * (b - a) for a, b in zip(before, after, strict=True)], [place + 0.2] * len(before), "k.", ms=4
+            )
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{model}\n{100 * np.mean(before):.1f} to {percent(np.mean(after))}" for model, before, after in rows],
+        fontsize=8,
     )
-
-
-def _pairs(axes, models, variants):
-    """Bars of the means for each model and variant, and a dot a seed."""
-    width = 0.8 / len(variants)
-    for number, (label, values) in enumerate(variants.items()):
-        places = np.arange(len(models)) + (number - (len(variants) - 1) / 2) * width
-        seeds = [[100 * value for value in values(model)] for model in models]
-        axes.bar(places, [np.mean(one) for one in seeds], width, label=label, alpha=0.75)
-        for place, one in zip(places, seeds, strict=True):
-            axes.plot([place] * len(one), one, "k.", markersize=4)
-    axes.set_xticks(np.arange(len(models)), models, fontsize=8)
-    low = min(value for _, values in variants.items() for model in models for value in values(model))
-    start = max(0, int(10 * np.floor(10 * low - 0.5)))  # differences of a few points must be seen
-    axes.set_ylabel(f"test accuracy, % (from {start} on)")
-    axes.set_ylim(start, 100)
-    axes.grid(axis="y", alpha=0.3)
-    axes.figure.legend(fontsize=8, loc="outside lower center", ncols=len(variants))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.axvline(0, color="black", linewidth=0.8)
+    marks = ["bar: 95 % interval, dots: seeds"] if any(len(before) > 1 for _, before, _ in rows) else []
+    marks += ["empty: one seed"] if any(len(before) == 1 for _, before, _ in rows) else []
+    axes.set_xlabel(f"{what}, points of test accuracy ({'; '.join(marks)})", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def _amount(figure, plan, results):

@@ -53,6 +53,12 @@ class Plan(NamedTuple):
         epochs = round(steps / math.ceil(amount / self.batch_size))
         return self.trial(model, seed, images=amount, epochs=epochs)
 
+    def seeded(self, results):
+        """The witnesses that were trained on the table's split with several seeds."""
+        if self.seeds == 1 or self.ordered:
+            return []
+        return [model for model in self.witnesses if self.trial(model, 0).name in results]
+
     def over_seeds(self, results, model, key="test_accuracy", **variant):
         """One number a seed."""
         return [results[self.trial(model, seed, **variant).name][key] for seed in range(self.seeds)]

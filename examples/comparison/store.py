@@ -63,7 +63,7 @@ class Store:
             return None
         wanted = json.loads(json.dumps(task.settings))
         changed = [
-            f"{name} {settings.get(name)!r} there and {wanted.get(name)!r} here"
+            f"{name} {_short(settings.get(name))} there and {_short(wanted.get(name))} here"
             for name in sorted({*settings, *wanted})
             if settings.get(name) != wanted.get(name)
         ]
@@ -83,6 +83,12 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:
             file.write(json.dumps({"settings": task.settings, "result": result}).encode())
+
+
+def _short(value):
+    """Enough of a setting to recognise it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def do_all(tasks, store, progress):
