@@ -8,10 +8,10 @@ Occlusion asks the way forward: how much of the probability is lost if a grey pa
 import numpy as np
 
 from minicnn.backend import array_module, to_numpy
+from minicnn.checks import whole_number
 from minicnn.errors import InputError
 from minicnn.explain.collect import check_label, one_image, refuse_unfinished_step
 from minicnn.layers import Softmax
-from minicnn.layers.base import whole_number
 
 PATCHES = 64  # images with a patch that go through the network at a time: bounds the memory
 

@@ -14,9 +14,9 @@ import os
 import pathlib
 
 from minicnn.backend import to_device, to_numpy
+from minicnn.checks import whole_number
 from minicnn.errors import FileError, InputError
 from minicnn.files import write_whole
-from minicnn.layers.base import whole_number
 from minicnn.schedules import Constant
 
 

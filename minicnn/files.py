@@ -63,7 +63,7 @@ def write_whole(path):
 
 
 #: What reading a broken file raises, besides OSError.
-_BROKEN = (EOFError, ValueError, zlib.error, struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+BROKEN = (EOFError, ValueError, zlib.error, struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def reading(path, kind):
         yield
     except MinicnnError:
         raise
-    except (OSError, *_BROKEN) as error:
+    except (OSError, *BROKEN) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise FileError(f"cannot read {path}: {error.strerror}") from error
         raise FileError(f"{path} is not {kind}: {error}") from error

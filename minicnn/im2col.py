@@ -25,13 +25,12 @@ run, and the product's result already is the next layer's image.
 
 import dataclasses
 import math
-import numbers
 import os
 
 import numpy as np
 
 from minicnn.backend import array_module
-from minicnn.checks import check_array
+from minicnn.checks import check_array, is_whole
 from minicnn.errors import InputError
 from minicnn.threads import thread_count
 
@@ -46,7 +45,6 @@ def _budget(setting):
 #: environment variable MINICNN_COLUMNS_MB.
 BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB", "256"))
 TILE = 2**24  # bytes of columns in work at a time where whole rows of the output fit: larger tiles are no faster
-
 
 PADDINGS = {"same": "same", "valid": ((0, 0), (0, 0))}  # "same" depends on the image's size
 
@@ -374,9 +372,9 @@ def pad(x, pads, value=0):
 
 def pair(value, name, least):
     """An int as (int, int); a pair as a tuple of ints, each at least `least`."""
-    if _is_whole(value, least):
+    if is_whole(value, least):
         value = (value, value)
-    if not _is_pair_of(value, lambda item: _is_whole(item, least)):
+    if not _is_pair_of(value, lambda item: is_whole(item, least)):
         raise InputError(f"{name} needs a whole number of at least {least}, or two of them; got {value!r}")
     return tuple(int(item) for item in value)
 
@@ -384,11 +382,11 @@ def pair(value, name, least):
 def _normalised_padding(padding):
     if isinstance(padding, str) and padding in PADDINGS:
         return PADDINGS[padding]
-    if _is_whole(padding, 0):
+    if is_whole(padding, 0):
         return (int(padding),) * 2, (int(padding),) * 2
-    if _is_pair_of(padding, lambda item: _is_whole(item, 0)):
+    if _is_pair_of(padding, lambda item: is_whole(item, 0)):
         return tuple((int(p), int(p)) for p in padding)
-    if _is_pair_of(padding, lambda item: _is_pair_of(item, lambda p: _is_whole(p, 0))):
+    if _is_pair_of(padding, lambda item: _is_pair_of(item, lambda p: is_whole(p, 0))):
         return tuple(tuple(int(p) for p in item) for item in padding)
     raise InputError(
         f"padding needs 'valid', 'same', pixels p, (ph, pw) or ((top, bottom), (left, right)); got {padding!r}"
@@ -406,10 +404,6 @@ def _read_by_tap(places, stride, offset):
     """The pixels along one axis that a tap reads at a slice of places."""
     first = places.start * stride + offset
     return slice(first, first + stride * (places.stop - places.start - 1) + 1, stride)
-
-
-def _is_whole(value, least):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
 def _is_pair_of(value, accepts):

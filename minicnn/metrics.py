@@ -3,8 +3,8 @@
 import numpy as np
 
 from minicnn.backend import array_module, to_numpy
+from minicnn.checks import whole_number
 from minicnn.errors import InputError
-from minicnn.layers.base import whole_number
 
 
 def correct(outputs, labels):

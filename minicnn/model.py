@@ -13,10 +13,9 @@ import numpy as np
 
 from minicnn import training
 from minicnn.backend import SHARED_WORK, active, array_module, batch_innermost, to_device, to_numpy
-from minicnn.checks import check_array
+from minicnn.checks import check_array, whole_number
 from minicnn.errors import FileError, InputError
 from minicnn.layers import LAYERS, Layer, Softmax
-from minicnn.layers.base import whole_number
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.parameter import Parameter
 from minicnn.progress import html_table

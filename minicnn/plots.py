@@ -11,10 +11,10 @@ import numpy as np
 
 from minicnn import attribution, metrics
 from minicnn.backend import to_numpy
+from minicnn.checks import whole_number
 from minicnn.errors import InputError, MissingPackageError
 from minicnn.explain.collect import class_names, one_image
 from minicnn.layers import Conv2D
-from minicnn.layers.base import whole_number
 
 INK, SOFT, LINE = "#1c1d20", "#63666d", "#c9cad0"
 BLUE, ORANGE, PURPLE = "#1254a8", "#c45204", "#6a3fb5"

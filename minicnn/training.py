@@ -21,11 +21,11 @@ import numpy as np
 from minicnn.backend import number, resident, take, to_device, to_numpy
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint, fingerprint, plain_attributes
+from minicnn.checks import whole_number
 from minicnn.datasets.splits import Rows, stratified_split
 from minicnn.divergence import Guard
 from minicnn.errors import DivergenceError, InputError
 from minicnn.interrupts import Interrupts
-from minicnn.layers.base import whole_number
 from minicnn.losses import Loss, SoftmaxCrossEntropy, as_labels
 from minicnn.metrics import correct
 from minicnn.optimizers import Adam, Optimizer

@@ -19,7 +19,7 @@ import zlib
 
 from minicnn.datasets.letters import LETTERS
 from minicnn.errors import FileError
-from minicnn.files import reading
+from minicnn.files import BROKEN, reading
 
 LARGEST_FILE = 2**15  # bytes of one PNG; notMNIST's have some hundred
 LARGEST_HEADER = 2**16  # bytes of what a tar says beside the files: long names and the like
@@ -151,7 +151,7 @@ def _zip_data(archive, member):
     try:
         with archive.open(member) as file:
             return file.read(LARGEST_FILE + 1)  # not all that comes, which need not be what was claimed
-    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, ValueError, NotImplementedError, RuntimeError) as error:
+    except (OSError, *BROKEN) as error:
         return Skipped(f"broken: {error}")
 
 

@@ -15,9 +15,9 @@ import warnings
 
 import numpy as np
 
+from minicnn.checks import whole_number
 from minicnn.datasets.cache import cached
 from minicnn.errors import FileError
-from minicnn.layers.base import whole_number
 
 LETTERS = "ABCDEFGHIJ"
 DESCRIPTION = "synthetic letters A to J, drawn from the fonts at hand"

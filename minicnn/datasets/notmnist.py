@@ -11,7 +11,6 @@ Source: Yaroslav Bulatov, "notMNIST dataset", 2011.
 import contextlib
 import io
 import json
-import numbers
 import os
 import pathlib
 import struct
@@ -23,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minicnn.checks import check_share, whole_number
 from minicnn.datasets import download, idx
 from minicnn.datasets.archives import Skipped, folder_files, tar_files, zip_files
 from minicnn.datasets.cache import cached
@@ -32,7 +32,6 @@ from minicnn.datasets.png import Decoder
 from minicnn.datasets.splits import Rows, stratified_split
 from minicnn.errors import FileError, InputError
 from minicnn.files import reading
-from minicnn.layers.base import whole_number
 
 BATCH, BATCH_BYTES = 2**12, 2**22  # files decoded together, and about how many bytes
 LONGEST_NAME = 2**10  # characters that are kept of a name
@@ -94,8 +93,7 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
     """
     if group_by not in ("copies", "fonts", None):
         raise InputError(f"group_by needs 'copies', 'fonts' or None, got {group_by!r}")
-    if isinstance(test_fraction, bool) or not isinstance(test_fraction, numbers.Real) or not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction must lie between 0 and 1, got {test_fraction!r}")
+    check_share(test_fraction, "test_fraction")
     seed = whole_number(seed, "seed", "load_notmnist", least=0)
     path = download.fetch(path) if isinstance(path, str) and path in download.DATA_SETS else _existing(path)
     settings = [_FORMAT, str(path.resolve()), _stamp(path), repr(test_fraction), repr(seed), group_by]

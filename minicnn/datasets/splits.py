@@ -1,10 +1,9 @@
 """Splits: which images teach, and which are kept aside to judge."""
 
-import numbers
-
 import numpy as np
 
 from minicnn.backend import take
+from minicnn.checks import check_share
 from minicnn.errors import InputError
 
 
@@ -32,8 +31,7 @@ def stratified_split(labels, fraction, rng, groups=None):
     (16, [2, 2])
     """
     labels = np.asarray(labels)
-    if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real) or not 0 < fraction < 1:
-        raise InputError(f"the held out fraction must lie between 0 and 1, got {fraction!r}")
+    check_share(fraction, "the held out fraction")
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if groups.shape != labels.shape or labels.ndim != 1:
         raise InputError(f"labels and groups need one number an image, got shapes {labels.shape} and {groups.shape}")

@@ -7,7 +7,6 @@ between calls: whatever the way back needs, the closure holds.
 """
 
 import inspect
-import numbers
 
 import numpy as np
 
@@ -198,10 +197,3 @@ def check_built(layer, parameter):
     """Refuse to compute with a layer whose weights have not been made."""
     if parameter is None:
         raise InputError(f"{layer!r} has no weights yet: put it into a Sequential, or call layer.build(x.shape[1:])")
-
-
-def whole_number(value, name, layer, least=1):
-    """`value` as an int of at least `least`; InputError for anything else."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{layer} needs {name} as a whole number of at least {least}, got {value!r}")
-    return int(value)

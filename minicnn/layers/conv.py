@@ -9,9 +9,10 @@ import numpy as np
 
 from minicnn import initializers
 from minicnn.backend import array_module, stacked_product
+from minicnn.checks import whole_number
 from minicnn.errors import InputError
 from minicnn.im2col import Window, add_tile_columns, pad, tile_columns, tiles
-from minicnn.layers.base import Layer, check_built, check_image_shape, whole_number
+from minicnn.layers.base import Layer, check_built, check_image_shape
 
 
 def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilation=1, groups=1):

@@ -4,8 +4,9 @@ import math
 
 from minicnn import initializers
 from minicnn.backend import array_module, product
+from minicnn.checks import whole_number
 from minicnn.errors import InputError
-from minicnn.layers.base import Layer, check_built, whole_number
+from minicnn.layers.base import Layer, check_built
 
 
 class Flatten(Layer):

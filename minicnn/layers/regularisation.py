@@ -5,8 +5,9 @@ import numbers
 import numpy as np
 
 from minicnn.backend import array_module
+from minicnn.checks import whole_number
 from minicnn.errors import InputError
-from minicnn.layers.base import Layer, whole_number
+from minicnn.layers.base import Layer
 
 
 class Dropout(Layer):
