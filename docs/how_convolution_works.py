@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 
 import minicnn as mc
 
-INK, SOFT, ACCENT = "#1c1d20", "#63666d", "#6a3fb5"
-SIGNED = LinearSegmentedColormap.from_list("signed", ["#1254a8", "#fafaf8", "#c45204"])  # as on the page of `explain`
+INK, SOFT, ACCENT = mc.plots.INK, mc.plots.SOFT, mc.plots.PURPLE
+SIGNED = LinearSegmentedColormap.from_list("signed", mc.plots.SIGNED)
 
 IMAGE = np.array([[0, 0, 0, 2, 2], [0, 0, 1, 2, 2], [0, 0, 2, 2, 2], [0, 1, 2, 2, 2], [0, 2, 2, 2, 2.0]])
 KERNEL = np.array([[-1, 0, 1], [-1, 0, 1], [-1, 0, 1.0]])

@@ -13,10 +13,10 @@ import os
 import numpy as np
 
 from minicnn.errors import BackendError
-from minicnn.threads import blas_libraries, in_parallel, parts, thread_count
+from minicnn.threads import blas_libraries, in_parallel, parts, shares
 
 SHARED_WORK = 2**25  # multiply-adds from which it pays to share work out among the cores
-WRITTEN_DOWN = 2**23  # bytes of a product that is written down before it is added: it stays in the cache
+PRODUCT_BYTES = 2**23  # of a product multiplied out at a time: long enough for BLAS, and still in the cache
 
 _namespaces = {np.ndarray: np}  # the type of an array -> the module that works on it
 _active = np
@@ -143,7 +143,7 @@ def product(a, b, out=None):
         return xp.matmul(a, b, out=out)
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
-    in_parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts(len(a), -(-len(a) // thread_count())))
+    in_parallel(lambda rows: np.matmul(a[rows], b, out=out[rows]), shares(len(a)))
     return out
 
 
@@ -188,8 +188,7 @@ def add_product(out, left, right, factor, keep):
             out[rows] *= keep
             out[rows] += (factor * left[rows]) @ right
 
-    size = -(-len(out) // thread_count()) if gemm is not None else 1 + WRITTEN_DOWN // out[0].nbytes
-    in_parallel(add, parts(len(out), size))
+    in_parallel(add, shares(len(out)) if gemm is not None else parts(len(out), 1 + PRODUCT_BYTES // out[0].nbytes))
 
 
 @functools.cache

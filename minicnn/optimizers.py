@@ -3,7 +3,8 @@
 Every rule here treats each number by itself. So a parameter whose gradient is
 a product of thin factors is updated one block of rows at a time: the block of
 the gradient is multiplied out, applied while it is in the processor's cache,
-and its memory used again for the next.
+and its memory used again for the next. Plain SGD only adds it to the weights,
+and leaves that to BLAS.
 """
 
 import math

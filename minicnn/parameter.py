@@ -5,15 +5,15 @@ of 5000 units on 25088 inputs and a batch of 32, `dy.T` (5000, 32) times `x`
 (32, 25088). The product has 125 million numbers, the factors one million. So
 a parameter keeps the factors, and multiplies them out one block of rows at a
 time, while the block is in the processor's cache, when an optimizer applies
-it. Whoever asks for `.grad` gets the whole array.
+it; or not at all, where BLAS can add the product to the value. Whoever asks
+for `.grad` gets the whole array.
 """
 
-from minicnn.backend import add_product, array_module
+from minicnn.backend import PRODUCT_BYTES, add_product, array_module
 from minicnn.checks import check_array
 from minicnn.errors import InputError
 from minicnn.threads import current_part, parts
 
-PRODUCT_BYTES = 2**23  # of a gradient multiplied out at a time: long enough for BLAS, and still in the cache
 PIECE_BYTES = 2**19  # of it handed to the optimizer at a time: with the weights and the state in a core's cache
 
 

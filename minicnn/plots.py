@@ -19,6 +19,7 @@ from minicnn.layers import Conv2D
 INK, SOFT, LINE = "#1c1d20", "#63666d", "#c9cad0"
 BLUE, ORANGE, PURPLE = "#1254a8", "#c45204", "#6a3fb5"
 ZERO = (250, 250, 248)  # of the signed scale, and of the counts'
+SIGNED = (BLUE, tuple(value / 255 for value in ZERO), ORANGE)  # below zero, zero, above
 
 
 def empty_figure(width, height, title=""):

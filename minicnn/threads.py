@@ -50,6 +50,15 @@ def parts(length, size):
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
+def shares(length):
+    """Cut `range(length)` into one slice a core.
+
+    >>> len(shares(1000)) == thread_count()
+    True
+    """
+    return parts(length, -(-length // thread_count()))
+
+
 def in_parallel(function, arguments):
     """`[function(argument) for argument in arguments]`; every core takes the next argument when it is free.
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from comparison import divergence, experiments, tables
 from comparison.statistics import difference, percent
+from minicnn import plots
 from minicnn.files import write_whole
 
 COLOURS = {
@@ -124,7 +125,7 @@ def _kernels(figure, plan, results):
     columns = 10
     models = [model for model in plan.models if not model.startswith("dense")]  # those show next to nothing but noise
     figure.set_size_inches(0.75 * columns + 1.6, 2.3 * len(models))
-    signed = LinearSegmentedColormap.from_list("signed", ["#1254a8", "#fafaf8", "#c45204"])  # as in minicnn.plots
+    signed = LinearSegmentedColormap.from_list("signed", plots.SIGNED)
     for part, model in zip(figure.subfigures(len(models), 1, squeeze=False)[:, 0], models, strict=True):
         kernels = dict(results[plan.table_trial(model).name]["kernels"])
         kernels["change"] = np.subtract(kernels["after"], kernels["before"])

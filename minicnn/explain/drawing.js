@@ -67,8 +67,8 @@ function redraw() {
   paint($("board"), data.input.shape[1], data.input.shape[2], (i) => drawing.pixels[i], 1, true);
 }
 function beginDrawing() {
-  const kept = (object, names) => Object.fromEntries(names.map((name) => [name, object[name]]));
-  drawing.library = { data: kept(data, ["input", "logits", "probabilities"]), layers: layers.map((layer) => kept(layer, ["x", "y", "units", "top", "topInputs", "topWeights", "bias"])) };
+  const pick = (object, names) => Object.fromEntries(names.map((name) => [name, object[name]]));
+  drawing.library = { data: pick(data, ["input", "logits", "probabilities"]), layers: layers.map((layer) => pick(layer, ["x", "y", "units", "top", "topInputs", "topWeights", "bias"])) };
   drawing.active = true;
   clearDrawing(); turn(false); $("board").focus();
 }
