@@ -24,6 +24,7 @@ run, and the product's result already is the next layer's image.
 """
 
 import dataclasses
+import functools
 import math
 import os
 
@@ -104,6 +105,7 @@ class Window:
             object.__setattr__(self, name, pair(getattr(self, name), name, least=1))
         object.__setattr__(self, "padding", _normalised_padding(self.padding))
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019, a Window is small; 40 us of LeNet-5's step
     def pads(self, height, width):
         """The padding in pixels for an image of this size: ((top, bottom), (left, right))."""
         if self.padding != "same":
@@ -115,6 +117,7 @@ class Window:
             )
         )
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019
     def output_shape(self, height, width):
         """The places of the window on an image of this size: (OH, OW), by `output_size` on each axis.
 
@@ -136,12 +139,12 @@ class Window:
             )
         return OH, OW
 
-    @property
+    @functools.cached_property
     def extent(self):
         """Pixels from the first tap to the last, high and wide."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
 
-    @property
+    @functools.cached_property
     def overlaps(self):
         """Whether some pixels lie in more than one window."""
         return any(stride < extent for stride, extent in zip(self.stride, self.extent, strict=True))

@@ -12,12 +12,21 @@ import math
 import numpy as np
 
 from minicnn import training
-from minicnn.backend import SHARED_WORK, active, array_module, batch_innermost, to_device, to_numpy
+from minicnn.backend import (
+    active,
+    array_module,
+    batch_first,
+    batch_innermost,
+    batch_last,
+    to_device,
+    to_numpy,
+)
 from minicnn.checks import check_array, whole_number
 from minicnn.errors import FileError, InputError
 from minicnn.layers import LAYERS, Layer, Softmax
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.parameter import Parameter
+from minicnn.products import SHARED_WORK
 from minicnn.progress import html_table
 from minicnn.storage import ArrayFile, write_arrays
 from minicnn.threads import in_parallel, keep_memory, one_core_blas, parts, thread_count
@@ -193,13 +202,13 @@ class Sequential:
         if self.input_shape is None:
             self.build(x.shape[1:])
         xp = active()
-        batch_last = xp.moveaxis(to_device(x), 0, -1)
-        ready = xp.empty(batch_last.shape, dtype=self.dtype)
+        x_last = batch_last(to_device(x))
+        ready = xp.empty(x_last.shape, dtype=self.dtype)
         if x.dtype == np.uint8:
-            xp.divide(batch_last, self.dtype.type(255), out=ready)
+            xp.divide(x_last, self.dtype.type(255), out=ready)
         else:
-            ready[...] = batch_last
-        return xp.moveaxis(ready, -1, 0)
+            ready[...] = x_last
+        return batch_first(ready)
 
     def fit(
         self,
@@ -495,8 +504,7 @@ def _joined(batches):
     """Parts of a batch as one, the batch innermost in memory; None if they are None."""
     if len(batches) == 1 or batches[0] is None:
         return batches[0]
-    xp = array_module(batches[0])
-    return xp.moveaxis(xp.concatenate([xp.moveaxis(batch, 0, -1) for batch in batches], axis=-1), -1, 0)
+    return batch_first(array_module(batches[0]).concatenate([batch_last(batch) for batch in batches], axis=-1))
 
 
 def load(path, custom_layers=()):

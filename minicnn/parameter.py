@@ -9,9 +9,10 @@ it; or not at all, where BLAS can add the product to the value. Whoever asks
 for `.grad` gets the whole array.
 """
 
-from minicnn.backend import PRODUCT_BYTES, add_product, array_module
+from minicnn.backend import array_module
 from minicnn.checks import check_array
 from minicnn.errors import InputError
+from minicnn.products import PRODUCT_BYTES, add_product
 from minicnn.threads import current_part, parts
 
 PIECE_BYTES = 2**19  # of it handed to the optimizer at a time: with the weights and the state in a core's cache

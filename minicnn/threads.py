@@ -167,6 +167,21 @@ def blas_libraries():
 
 
 @functools.cache
+def blas_multiplies_small():
+    """Whether this BLAS has a way of its own to multiply small matrices: OpenBLAS has, on processors with AVX-512.
+
+    BLAS copies both matrices into the order in which it will read them before it multiplies. For a thin matrix, or
+    one of few rows, that takes as long as a third of the product. Up to a million multiply-adds OpenBLAS leaves it
+    out, so there it pays to cut products into blocks of that size.
+
+    Source: OpenBLAS, pull request 3335, 2021.
+    """
+    return any(
+        getattr(library, "architecture", None) in ("SkylakeX", "Cooperlake", "SapphireRapids") for library in _blas()
+    )
+
+
+@functools.cache
 def keep_memory():
     """Ask the C library to keep freed memory for the next array instead of returning it to the system.
 

@@ -7,8 +7,8 @@ import pytest
 
 import minicnn as mc
 from minicnn import initializers
-from minicnn.backend import add_product
 from minicnn.parameter import Parameter
+from minicnn.products import add_product
 
 
 def sgd(w, gradients, rate, momentum=0.0, nesterov=False, decay=0.0):
@@ -65,7 +65,7 @@ def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_
     """A weight of 90 x 110 with factors of 5 columns, and an array added to it besides; with BLAS's own sum, and where
     that BLAS is not found."""
     if not has_gemm:
-        monkeypatch.setattr("minicnn.backend._gemm", lambda dtype: None)
+        monkeypatch.setattr("minicnn.products._gemm", lambda dtype: None)
     monkeypatch.setattr("minicnn.parameter.PRODUCT_BYTES", bytes_at_a_time)
     monkeypatch.setattr("minicnn.parameter.PIECE_BYTES", bytes_at_a_time // 2)
     w = rng.normal(size=(90, 110))

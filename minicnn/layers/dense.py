@@ -3,10 +3,11 @@
 import math
 
 from minicnn import initializers
-from minicnn.backend import array_module, product
+from minicnn.backend import batch_first, batch_last
 from minicnn.checks import whole_number
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer, check_built
+from minicnn.products import product
 
 
 class Flatten(Layer):
@@ -27,13 +28,12 @@ class Flatten(Layer):
 
     def forward(self, x, training=False):
         self.check_input(x)
-        xp = array_module(x)
-        batch_last = xp.moveaxis(x, 0, -1)  # (C, H, W, N), as it lies in memory: the reshape copies nothing
+        x_last = batch_last(x)  # (C, H, W, N), as it lies in memory: the reshape copies nothing
 
         def backward(dy):
-            return xp.moveaxis(dy.T.reshape(batch_last.shape), -1, 0)
+            return batch_first(dy.T.reshape(x_last.shape))
 
-        return batch_last.reshape(-1, len(x)).T, backward
+        return x_last.reshape(-1, len(x)).T, backward
 
 
 class Dense(Layer):

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from minicnn.backend import array_module
+from minicnn.backend import array_module, batch_first, batch_last
 from minicnn.checks import whole_number
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer
@@ -54,8 +54,7 @@ class Dropout(Layer):
             return x, lambda dy: dy
         xp = array_module(x)
         draw = xp.random.default_rng(int(self.rng.integers(2**63)))
-        batch_last = (*x.shape[1:], x.shape[0])
-        kept = xp.moveaxis(draw.random(batch_last, dtype="float32") >= self.rate, -1, 0)
+        kept = batch_first(draw.random(batch_last(x).shape, dtype="float32") >= self.rate)
         mask = kept.astype(x.dtype) * (1 / (1 - self.rate))
 
         def backward(dy):

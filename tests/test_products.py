@@ -1,0 +1,63 @@
+"""Matrix products by all the ways that speed takes, against NumPy's plain `@` in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minicnn import products
+from minicnn.products import product, stacked_product, summed_product
+
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(params=[True, False], ids=["small-products", "plain"])
+def small(request, monkeypatch):
+    monkeypatch.setattr(products, "blas_multiplies_small", lambda: request.param)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (64, 500, 600)]
+)
+def test_a_large_product(monkeypatch, rows, inner, columns, turned):
+    monkeypatch.setattr(products, "SHARED_WORK", 0)
+    a = rng.normal(size=(rows, inner)).astype("float32")
+    if turned:
+        a = np.asfortranarray(a)
+    b = rng.normal(size=(inner, columns)).astype("float32")
+    expected = a.astype("float64") @ b
+    np.testing.assert_allclose(product(a, b), expected, rtol=0, atol=1e-3)
+    out = np.full((rows, columns), np.nan, dtype="float32")
+    assert product(a, b, out=out) is out
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-3)
+
+
+STACKS = [
+    (rows, inner, columns, groups, count)
+    for (rows, inner, columns), (groups, count) in itertools.product(
+        [(32, 144, 448), (64, 200, 448), (7, 5, 6), (70, 150, 331), (100, 120, 96)], [(1, 3), (2, 1)]
+    )
+]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("rows", "inner", "columns", "groups", "count"), STACKS)
+def test_stacks(rows, inner, columns, groups, count):
+    a = rng.normal(size=(groups, 1, rows, inner)).astype("float32")
+    b = rng.normal(size=(groups, count, inner, columns)).astype("float32")
+    expected = a.astype("float64") @ b
+    np.testing.assert_allclose(stacked_product(a, b), expected, rtol=0, atol=1e-4)
+    out = np.full((groups, rows, count, columns), np.nan, dtype="float32").swapaxes(1, 2)  # a convolution's output
+    stacked_product(a, b, out=out)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("rows", "columns", "inner", "groups", "count"), STACKS)
+def test_sums_over_stacks(rows, columns, inner, groups, count):
+    a = rng.normal(size=(groups, count, rows, inner)).astype("float32")
+    b = rng.normal(size=(groups, count, columns, inner)).astype("float32")
+    expected = (a.astype("float64") @ b.swapaxes(2, 3)).sum(axis=1)
+    np.testing.assert_allclose(summed_product(a, b), expected, rtol=0, atol=1e-3)
