@@ -32,6 +32,7 @@ CASES = [
     (lambda: Conv2D(4, 3, padding=1, groups=2), (4, 5, 5)),
     (lambda: Conv2D(6, 3, padding=2, stride=2, groups=3, dilation=2), (3, 6, 5)),
     (lambda: Conv2D(2, 5), (1, 5, 5)),
+    (lambda: Conv2D(64, 3, padding="same"), (64, 5, 6)),  # by Winograd's trick
     (lambda: MaxPool2D(2), (2, 7, 6)),
     (lambda: MaxPool2D((3, 2), stride=1), (2, 5, 6)),
     (lambda: MaxPool2D(3, stride=2, padding=1), (2, 7, 6)),

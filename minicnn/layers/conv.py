@@ -7,7 +7,7 @@ numbers some thousand times faster.
 
 import numpy as np
 
-from minicnn import initializers
+from minicnn import initializers, winograd
 from minicnn.backend import array_module
 from minicnn.checks import whole_number
 from minicnn.errors import InputError
@@ -81,6 +81,10 @@ class Conv2D(Layer):
 
     As matrices: `Y = W @ columns`, with `W` the kernels as rows (F, C * KH * KW) and `columns` from `im2col`.
     Back: `dW = dY @ columns.T`, `dcolumns = W.T @ dY`, `dx = col2im(dcolumns)`, `dbias = dY` summed over places.
+
+    On the CPU, 3x3 kernels at a stride of 1 from 64 channels or more to 64 filters or more are computed by Winograd's
+    trick instead (`minicnn.winograd`): the same numbers in half the time, with a float32 rounding of about 1e-5 of
+    the largest instead of 1e-6.
 
     Args:
         filters: F, the number of kernels and of output channels.
@@ -166,6 +170,8 @@ class Conv2D(Layer):
         xp = array_module(x)
         N, C, H, W = x.shape
         F, OH, OW = self.output_shape((C, H, W))
+        if winograd.suits(x, self.window, self.weight.value):
+            return self._forward_by_winograd(x, (OH, OW))
         weight = self._matrices(self.weight.value)  # (G, 1, F/G, KH*C/G*KW)
         image = self._grouped(pad(x, self.window.pads(H, W)))  # (G, C/G, HP, WP, N)
         places = tiles(x, self.window, F)
@@ -196,6 +202,22 @@ class Conv2D(Layer):
                 (top, _), (left, _) = self.window.pads(H, W)
                 padded = dimage.reshape(C, *image.shape[2:])
                 return padded[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
+
+        return y, backward
+
+    def _forward_by_winograd(self, x, output_shape):
+        """The same for 3x3 kernels and many channels: a step of 64 to 64 takes half the time."""
+        weight, pads = self.weight.value, self.window.pads(*x.shape[2:])
+        image = winograd.padded(x, pads)
+        y = winograd.convolve(image, weight, output_shape)
+        if self.bias is not None:
+            y += self.bias.value[:, None, None]
+
+        def backward(dy, input_gradient=True):
+            if self.bias is not None:
+                self.bias.add_gradient(dy.sum(axis=(0, 2, 3)))
+            self.weight.add_gradient(winograd.kernel_gradient(image, dy))
+            return winograd.image_gradient(dy, weight, pads) if input_gradient else None
 
         return y, backward
 
