@@ -19,7 +19,7 @@ def small(request, monkeypatch):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "inner", "columns"), [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (64, 500, 600)]
+    ("rows", "inner", "columns"), [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (1003, 500, 600), (17, 70, 97)]
 )
 def test_a_large_product(monkeypatch, rows, inner, columns, turned):
     monkeypatch.setattr(products, "SHARED_WORK", 0)

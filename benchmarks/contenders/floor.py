@@ -11,7 +11,7 @@ import time
 import numpy as np
 import threadpoolctl
 
-from minicnn.products import product
+from minicnn.products import product as shared_product
 
 
 @dataclasses.dataclass
@@ -83,7 +83,7 @@ class Floor:
             for threads in {1, self.threads}
             for way in (Product(a, b, out, threads), Product(b.T, a.T, turned, threads))
         ]
-        ways.append(Product(a, b, out, self.threads, product))
+        ways.append(Product(a, b, out, self.threads, shared_product))
         return min(ways, key=self.time)
 
     def time(self, product):
