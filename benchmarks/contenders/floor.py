@@ -1,8 +1,8 @@
 """The limit: the network's matrix products alone, on NumPy's BLAS, with every buffer ready.
 
 No columns are built, no activation is computed, no weight is changed. Each product is done in the way that
-turned out fastest: as it stands or turned over (`(B.T @ A.T).T`), with BLAS on all cores or on one, or by
-`minicnn.products.product`, which shares it out among the cores in pieces.
+turned out fastest: as it stands or turned over (`(B.T @ A.T).T`), with BLAS on all cores or on one; or all of them
+by `minicnn.products.product`, which shares them out among the cores in pieces.
 """
 
 import dataclasses
@@ -65,33 +65,37 @@ class Floor:
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
         self.set_threads = [library.set_num_threads for library in blas]
         self.threads = case.threads
-        self.forward, self.back = [], []
+        plans = {"by BLAS": ([], []), "in pieces": ([], [])}
         for number, (rows, inner, columns) in enumerate(products(case.net, case.batch)):
             weight = np.full((rows, inner), 0.01, np.float32)
             x = np.full((inner, columns), 0.01, np.float32)
             dy = np.full((rows, columns), 0.01, np.float32)
-            self.forward.append(self.fastest(weight, x))
-            self.back.append(self.fastest(dy, x.T))
+            back = [(dy, x.T)]
             if number or case.is_conv64:  # nobody needs the gradient of the images
-                self.back.append(self.fastest(weight.T, dy))
+                back.append((weight.T, dy))
+            for direction, pairs in enumerate([[(weight, x)], back]):
+                for a, b in pairs:
+                    out = np.zeros((len(a), b.shape[1]), np.float32)
+                    plans["by BLAS"][direction].append(self.fastest(a, b, out))
+                    plans["in pieces"][direction].append(Product(a, b, out, self.threads, shared_product))
+        # BLAS's threads go on spinning for a while, and take the cores from others: so it is the one or the other
+        self.forward, self.back = min(plans.values(), key=lambda plan: self.time(plan[0] + plan[1]))
 
-    def fastest(self, a, b):
-        out = np.zeros((len(a), b.shape[1]), np.float32)
+    def fastest(self, a, b, out):
         turned = np.zeros(out.T.shape, np.float32)
         ways = [
             way
             for threads in {1, self.threads}
             for way in (Product(a, b, out, threads), Product(b.T, a.T, turned, threads))
         ]
-        ways.append(Product(a, b, out, self.threads, shared_product))
-        return min(ways, key=self.time)
+        return min(ways, key=lambda way: self.time([way]))
 
-    def time(self, product):
+    def time(self, products):
         """The shortest of a few runs, the first of which only warms up."""
         times = []
         while len(times) < 3 or (sum(times) < 0.05 and len(times) < 20):
             started = time.perf_counter()
-            self.run([product])
+            self.run(products)
             times.append(time.perf_counter() - started)
         return min(times[1:])
 
