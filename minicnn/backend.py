@@ -6,6 +6,7 @@ same lines run on the CPU and on the GPU. `use` chooses where new arrays
 (weights, batches) are made.
 """
 
+import functools
 import os
 
 import numpy as np
@@ -114,6 +115,101 @@ def take(x, rows):
     if isinstance(rows, slice):
         return x[rows]
     return x[to_numpy(rows)] if isinstance(x, np.ndarray) else x[to_device(rows)]
+
+
+def fed(x, batches):
+    """The images of one batch after the other, on the device.
+
+    From a set that lies on the host the next batch is copied to the GPU while the computation with this one is under
+    way: in a stream of its own, out of memory that the system does not move, into two places in turn.
+
+    Args:
+        x: the set, an array or `Rows` of one.
+        batches: a list with the rows of each batch, slices or indices.
+
+    Yields:
+        the images of a batch. They are overwritten when the next but one is asked for.
+
+    >>> [batch.tolist() for batch in fed(np.arange(5), [slice(0, 3), slice(3, 5)])]
+    [[0, 1, 2], [3, 4]]
+    """
+    parts = (take(x, rows) for rows in batches)
+    first = next(parts, None)
+    if _active is np or not isinstance(first, np.ndarray):
+        if first is not None:
+            yield first
+        yield from parts
+        return
+    computing, copying = _active.cuda.get_current_stream(), _active.cuda.Stream(non_blocking=True)
+    here, there = (_Ferry(first, copying, free=computing.record()) for _ in range(2))
+    try:
+        here.load(first)
+        while here.loaded:
+            there.load(next(parts, None))
+            computing.wait_event(here.arrived)
+            yield here.device[: here.loaded]
+            here.free = computing.record()
+            here, there = there, here
+    finally:
+        copying.synchronize()  # before the memory goes to others
+
+
+class _Ferry:
+    """Memory for a batch on both sides, and the stream that carries it over.
+
+    Args:
+        batch: the largest there will be, a NumPy array.
+        stream: of the copies.
+        free: the event after which the memory on the device is no longer in use.
+    """
+
+    def __init__(self, batch, stream, free):
+        self.stream, self.free, self.arrived, self.loaded = stream, free, None, 0
+        memory = _active.cuda.alloc_pinned_memory(batch.nbytes)
+        self.host = np.frombuffer(memory, batch.dtype, batch.size).reshape(batch.shape)
+        self.device = _active.empty(batch.shape, dtype=batch.dtype)
+
+    def load(self, batch):
+        """Send a batch; nothing is waited for but the last one's departure."""
+        self.loaded = 0 if batch is None else len(batch)
+        if not self.loaded:
+            return
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        self.host[: self.loaded] = batch
+        self.stream.wait_event(self.free)
+        self.device[: self.loaded].set(self.host[: self.loaded], stream=self.stream)
+        self.arrived = self.stream.record()
+
+
+def fused(function):
+    """An elementwise function as one kernel on the GPU, by CuPy's `fuse`; on the CPU it runs as it stands.
+
+    Args:
+        function: `function(xp, *arrays_and_numbers)`, with `xp` NumPy or CuPy. It must not compute with numbers alone,
+            such as `1 - beta`: inside of a kernel CuPy does that in float16. Give it the result.
+
+    Returns:
+        a function of the arrays and numbers.
+
+    >>> @fused
+    ... def scaled_sum(xp, x, y, factor):
+    ...     return factor * (x + y)
+    >>> scaled_sum(np.ones(2), np.ones(2), 0.5)
+    array([1., 1.])
+    """
+    kernels = {}
+
+    @functools.wraps(function)
+    def call(*arguments):
+        xp = array_module(arguments[0])
+        if xp is np:
+            return function(np, *arguments)
+        if xp not in kernels:
+            kernels[xp] = xp.fuse(kernel_name=function.__name__)(functools.partial(function, xp))
+        return kernels[xp](*arguments)
+
+    return call
 
 
 def number(x):

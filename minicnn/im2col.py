@@ -311,10 +311,13 @@ def tile_columns(image, window, rows, cols):
     G, C, _, _, N = image.shape
     (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
     if xp is not np:
-        columns = xp.empty((G, KH, C, KW, rows.stop - rows.start, cols.stop - cols.start, N), dtype=image.dtype)
-        for (kh, kw), image_rows, image_cols in window.taps(rows, cols):
-            columns[:, kh, :, kw] = image[:, :, image_rows, image_cols]
-        return columns.reshape(G, 1, KH * C * KW, -1)
+        group, channel, row, pixel, number = image.strides
+        windows = xp.lib.stride_tricks.as_strided(
+            image[:, :, rows.start * SH :, cols.start * SW :],
+            shape=(G, KH, C, KW, rows.stop - rows.start, cols.stop - cols.start, N),
+            strides=(group, DH * row, channel, DW * pixel, SH * row, SW * pixel, number),
+        )
+        return xp.ascontiguousarray(windows).reshape(G, 1, KH * C * KW, -1)  # one kernel copies all taps
     image_rows = image.transpose(0, 2, 1, 3, 4)[:, window.rows_read(rows)]  # (G, S, C, WP, N)
     strips = xp.empty((*image_rows.shape[:3], KW, cols.stop - cols.start, N), dtype=image.dtype)
     for kw in range(KW):

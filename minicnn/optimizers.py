@@ -11,7 +11,7 @@ import math
 import numbers
 from functools import partial
 
-from minicnn.backend import array_module
+from minicnn.backend import array_module, fused
 from minicnn.errors import InputError
 from minicnn.schedules import Constant
 from minicnn.threads import in_parallel, one_core_blas
@@ -239,21 +239,30 @@ class Adam(Optimizer):
             raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone keeps 0 / 0 away")
 
     def update(self, value, gradient, rate, mean, square):
-        xp = array_module(value)
+        correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
         if self.weight_decay:
             value *= 1 - rate * self.weight_decay
-        mean *= self.beta1
-        mean += (1 - self.beta1) * gradient
-        square *= self.beta2
-        gradient *= gradient
-        gradient *= 1 - self.beta2
-        square += gradient
-        root = xp.sqrt(square, out=gradient)
-        correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
-        root += self.epsilon * correction
-        change = xp.divide(mean, root, out=root)
-        change *= rate * correction / (1 - self.beta1**self.steps)
-        value -= change
+        _adam(
+            *(value, gradient, mean, square),
+            *(self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.epsilon * correction),
+            rate * correction / (1 - self.beta1**self.steps),
+        )
+
+
+@fused
+def _adam(xp, value, gradient, mean, square, beta1, new1, beta2, new2, epsilon, rate):
+    """Adam's formula, in place: on the GPU one kernel instead of eleven for each parameter."""
+    mean *= beta1
+    mean += new1 * gradient
+    square *= beta2
+    gradient *= gradient
+    gradient *= new2
+    square += gradient
+    root = xp.sqrt(square, out=gradient)
+    root += epsilon
+    change = xp.divide(mean, root, out=root)
+    change *= rate
+    value -= change
 
 
 def _number(value, name, optimizer, below=math.inf):

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from minicnn.backend import number, resident, take, to_device, to_numpy
+from minicnn.backend import fed, number, resident, take, to_device, to_numpy
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint, fingerprint, plain_attributes
 from minicnn.checks import whole_number
@@ -206,11 +206,12 @@ def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint
     if run.batch == 0:
         for callback in run.callbacks:
             callback.on_epoch_begin(run.epoch)
-    for start in range(run.batch * batch_size, len(order), batch_size):
+    starts = range(run.batch * batch_size, len(order), batch_size)
+    batches = [order[start : start + batch_size] for start in starts]
+    for rows, images in zip(batches, fed(x, batches), strict=True):
         if model.stop_training:
             break
-        rows = order[start : start + batch_size]
-        images, labels = take(x, rows), to_device(take(y, rows))
+        labels = to_device(take(y, rows))
 
         outputs, backward = model.forward(images, training=True)
         loss, doutputs = run.loss.compute(outputs, labels)
@@ -335,9 +336,9 @@ def evaluate(model, x, y, loss, batch_size=512):
 
 def _measure(model, x, y, loss, batch_size):
     total_loss, hits = 0.0, 0
-    for start in range(0, len(y), batch_size):
-        rows = slice(start, start + batch_size)
-        outputs, _ = model.forward(x[rows])
+    batches = [slice(start, start + batch_size) for start in range(0, len(y), batch_size)]
+    for rows, images in zip(batches, fed(x, batches), strict=True):
+        outputs, _ = model.forward(images)
         labels = to_device(y[rows])
         value, _ = loss.compute(outputs, labels)
         total_loss = total_loss + value.astype("float64") * len(labels)

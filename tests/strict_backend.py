@@ -18,6 +18,13 @@ except ImportError:
 #: What crossed between host and device: ("to device" or "to host", shape).
 copies = []
 
+#: Kernels that were launched: the name of each function, operator or fused function.
+launches = []
+
+
+#: What computes nothing.
+VIEWS = ("reshape", "transpose", "swapaxes", "moveaxis", "broadcast_to", "as_strided", "empty", "result_type", "ravel")
+
 
 class Array:
     """An array on the device."""
@@ -42,15 +49,23 @@ class Array:
         copies.append(("to host", self.shape))
         return self._values.copy()
 
+    def set(self, values, stream):
+        """A copy to the device that is made when somebody waits for the stream."""
+        copies.append(("to device", values.shape))
+        stream.pending.append(lambda: self._values.__setitem__(..., values))
+
     def __len__(self):
         if not self.shape:
             raise TypeError("len() of unsized object")
         return self.shape[0]
 
     def __getitem__(self, key):
+        if any(isinstance(item, Array) for item in (key if isinstance(key, tuple) else (key,))):
+            launches.append("take")
         return Array(np.asarray(self._values[_index(key)]))
 
     def __setitem__(self, key, value):
+        launches.append("copy")
         self._values[_index(key)] = _inner(value)
 
     def __getattr__(self, name):
@@ -73,12 +88,15 @@ def _operator(name):
     function = getattr(operator, name)
 
     def forward(self, other):
+        launches.append(name)
         return Array(np.asarray(function(self._values, _inner(other))))
 
     def reflected(self, other):
+        launches.append(name)
         return Array(np.asarray(function(_inner(other), self._values)))
 
     def in_place(self, other):
+        launches.append(name)
         getattr(operator, f"i{name}")(self._values, _inner(other))
         return self
 
@@ -112,6 +130,8 @@ def _index(key):
 
 def _wrapped(function, name):
     def call(*args, **options):
+        if name not in VIEWS:
+            launches.append(name)
         result = function(*map(_inner, args), **{key: _inner(value) for key, value in options.items()})
         if isinstance(result, tuple):
             return tuple(Array(np.asarray(item)) for item in result)
@@ -145,7 +165,49 @@ class _Namespace(types.ModuleType):
 strict = _Namespace("strict")
 strict.ndarray = Array
 memory = {"free": 2**30}  # bytes
-strict.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(mem_info=(memory["free"], 2**30)))
+
+
+class _Stream:
+    """Copies that wait until somebody waits for them; `waits` names the events that this stream waited for."""
+
+    def __init__(self, non_blocking=False):
+        self.pending, self.waits = [], []
+        streams.append(self)
+
+    def record(self):
+        return _Event(self, len(self.pending))
+
+    def wait_event(self, event):
+        self.waits.append(event)
+        event.run()
+
+    def synchronize(self):
+        self.record().synchronize()
+
+
+class _Event:
+    def __init__(self, stream, count):
+        self.stream, self.count = stream, count
+
+    def synchronize(self):
+        host_waits.append(self)
+        self.run()
+
+    def run(self):
+        for number in range(self.count):
+            if self.stream.pending[number] is not None:
+                self.stream.pending[number]()
+                self.stream.pending[number] = None
+
+
+streams, host_waits = [], []
+_computing = _Stream()
+strict.cuda = types.SimpleNamespace(
+    Device=lambda: types.SimpleNamespace(mem_info=(memory["free"], 2**30)),
+    Stream=_Stream,
+    get_current_stream=lambda: _computing,
+    alloc_pinned_memory=bytearray,
+)
 strict.random = types.SimpleNamespace(default_rng=_Generator)
 
 
@@ -157,10 +219,26 @@ def _asarray(values, dtype=None):
 
 
 def _gemm(transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
+    launches.append("gemm")
     out._values[...] = _inner(alpha) * (a._values @ b._values) + beta * out._values
 
 
+def _fuse(kernel_name):
+    """One launch for a whole function."""
+
+    def decorate(function):
+        def call(*arguments):
+            before = len(launches)
+            function(*arguments)
+            launches[before:] = [kernel_name]
+
+        return call
+
+    return decorate
+
+
 strict.asarray = _asarray
+strict.fuse = _fuse
 strict.cublas = types.SimpleNamespace(gemm=_gemm)
 _as_strided = _wrapped(np.lib.stride_tricks.as_strided, "as_strided")
 strict.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))

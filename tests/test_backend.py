@@ -1,5 +1,7 @@
 """One switch: the whole library on a strict stand-in for the device; and errors that say what is missing."""
 
+import contextlib
+import functools
 import math
 import re
 import subprocess
@@ -301,3 +303,75 @@ def test_a_model_of_one_backend_and_an_array_of_the_other_is_refused(device):
     layer = built(lambda: mc.Dense(2), (3,), "float32")
     with pytest.raises(mc.InputError, match="to_device"):
         layer.forward(np.zeros((1, 3), "float32"))
+
+
+# From the host, batch by batch
+
+
+def test_a_set_that_stays_on_the_host_is_sent_ahead(device, rng):
+    """Every batch arrives whole, the next is under way before it is used, and memory in use is not written to."""
+    x = rng.integers(0, 256, (23, 1, 2, 2), dtype=np.uint8)
+    batches = [slice(start, start + 5) for start in range(0, 23, 5)]
+    strict_backend.streams.clear()
+    strict_backend.host_waits.clear()
+    computing, before = strict.cuda.get_current_stream(), len(strict.cuda.get_current_stream().waits)
+    sent = mc.backend.fed(x, batches)
+    for number, (rows, batch) in enumerate(zip(batches, sent, strict=True), start=1):
+        np.testing.assert_array_equal(batch._values, x[rows])
+        (copying,) = strict_backend.streams
+        assert len(copies) == min(number + 1, len(batches))  # the next, too
+        assert len(computing.waits) - before == number
+        # The first two find new memory; from then on a copy waits until the last but one batch has been used.
+        assert len(copying.waits) == len(copies) and all(event.stream is computing for event in copying.waits)
+        # And the host waits for nothing but for the last but one copy, before it writes into the same memory.
+        assert len(strict_backend.host_waits) == max(0, len(copies) - 2)
+    assert len(set(map(id, copying.waits))) == len(batches)
+
+
+def test_a_run_that_is_cut_leaves_no_copy_under_way(device, rng):
+    sent = mc.backend.fed(rng.random((20, 3)), [slice(0, 8), slice(8, 16), slice(16, 20)])
+    next(sent)
+    strict_backend.streams.clear()
+    sent.close()
+    (copying,) = {event.stream for event in strict.cuda.get_current_stream().waits[-1:]}
+    assert not any(copying.pending)
+
+
+def test_a_run_from_the_host_is_the_run_on_the_device(device, monkeypatch):
+    losses = []
+    for free in (2**30, 1):
+        monkeypatch.setitem(strict_backend.memory, "free", free)
+        x, y = small_set(50)
+        losses.append(small_model(dropout=True).fit(x, y, 2, 16, mc.Adam(), validation_split=0.2, verbose=False))
+    assert losses[0]["loss"] == losses[1]["loss"] and losses[0]["val_loss"] == losses[1]["val_loss"]
+
+
+# Kernels
+
+
+def test_adam_is_one_kernel_a_parameter(device):
+    model = small_model()
+    x, y = small_set(16)
+    logits, backward = model.forward(strict.asarray(x), training=True)
+    backward(mc.SoftmaxCrossEntropy()(logits, y)[1])
+    strict_backend.launches.clear()
+    mc.Adam().step(model.parameters())
+    assert strict_backend.launches.count("_adam") == len(model.parameters())
+    assert set(strict_backend.launches) <= {"_adam", "copy", "matmul", "zeros_like", "ascontiguousarray"}
+
+
+def test_cupy_makes_one_kernel_of_a_fused_function():
+    """CuPy traces a function without a device, and only fails to launch the kernel it has made."""
+    cupy = pytest.importorskip("cupy")
+    from minicnn.optimizers import _adam
+
+    memory = np.zeros(4, "float32")
+    owner = cupy.cuda.UnownedMemory(memory.ctypes.data, memory.nbytes, memory, 0)
+    arrays = [cupy.ndarray((4,), "float32", cupy.cuda.MemoryPointer(owner, 0)) for _ in range(4)]
+    fusion = cupy.fuse(kernel_name="adam")(functools.partial(_adam.__wrapped__, cupy))
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # no device
+        fusion(*arrays, 0.9, 0.1, 0.999, 0.001, 1e-7, 0.001)
+    ((kernel, *_),) = fusion._memo.values()
+    assert isinstance(kernel, cupy.ElementwiseKernel)
+    variables = re.findall(r"^(?!const)(\w+) v\d+(?:_\d+)?[;=]", kernel.operation, re.MULTILINE)
+    assert set(variables) == {"float"}
