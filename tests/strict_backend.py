@@ -229,8 +229,9 @@ def _fuse(kernel_name):
     def decorate(function):
         def call(*arguments):
             before = len(launches)
-            function(*arguments)
+            result = function(*arguments)
             launches[before:] = [kernel_name]
+            return result
 
         return call
 

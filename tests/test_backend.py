@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import math
 import re
 import subprocess
@@ -360,18 +361,45 @@ def test_adam_is_one_kernel_a_parameter(device):
     assert set(strict_backend.launches) <= {"_adam", "copy", "matmul", "zeros_like", "ascontiguousarray"}
 
 
+@pytest.mark.parametrize("layer", [mc.ReLU(), mc.Tanh(), mc.Sigmoid()], ids=repr)
+def test_the_way_back_of_an_activation_is_one_kernel(layer, device, rng):
+    _, backward = layer.forward(strict.asarray(rng.normal(size=(3, 4))))
+    dy = strict.asarray(rng.normal(size=(3, 4)))
+    strict_backend.launches.clear()
+    backward(dy)
+    assert strict_backend.launches == [type(layer).__name__]
+
+
+def ways_back():
+    """The ways back of the activations, as the functions that are fused."""
+    found = []
+    for layer in (mc.ReLU(), mc.Tanh(), mc.Sigmoid()):
+        _, backward = layer.forward(np.ones((2, 2), "float32"))
+        found.append(inspect.getclosurevars(backward).nonlocals["function"])
+    return found
+
+
+def fused_functions(cupy):
+    """Every function that is fused, with its number of arrays and its numbers."""
+    from minicnn.optimizers import _adam
+
+    yield functools.partial(_adam.__wrapped__, cupy), 4, (0.9, 0.1, 0.999, 0.001, 1e-7, 0.001)
+    for function in ways_back():
+        yield function, 2, ()
+
+
 def test_cupy_makes_one_kernel_of_a_fused_function():
     """CuPy traces a function without a device, and only fails to launch the kernel it has made."""
     cupy = pytest.importorskip("cupy")
-    from minicnn.optimizers import _adam
-
     memory = np.zeros(4, "float32")
     owner = cupy.cuda.UnownedMemory(memory.ctypes.data, memory.nbytes, memory, 0)
-    arrays = [cupy.ndarray((4,), "float32", cupy.cuda.MemoryPointer(owner, 0)) for _ in range(4)]
-    fusion = cupy.fuse(kernel_name="adam")(functools.partial(_adam.__wrapped__, cupy))
-    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # no device
-        fusion(*arrays, 0.9, 0.1, 0.999, 0.001, 1e-7, 0.001)
-    ((kernel, *_),) = fusion._memo.values()
-    assert isinstance(kernel, cupy.ElementwiseKernel)
-    variables = re.findall(r"^(?!const)(\w+) v\d+(?:_\d+)?[;=]", kernel.operation, re.MULTILINE)
-    assert set(variables) == {"float"}
+    for function, count, numbers in fused_functions(cupy):
+        arrays = [cupy.ndarray((4,), "float32", cupy.cuda.MemoryPointer(owner, 0)) for _ in range(count)]
+        fusion = cupy.fuse(kernel_name="fused")(function)
+        with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # no device
+            fusion(*arrays, *numbers)
+        ((kernel, *_),) = fusion._memo.values()
+        assert isinstance(kernel, cupy.ElementwiseKernel)
+        variables = re.findall(r"^(?!const)(\w+) v\d+(?:_\d+)?[;=]", kernel.operation, re.MULTILINE)
+        assert set(variables) <= {"float", "bool"}  # nothing is computed in another precision
+        assert "float" in variables

@@ -3,7 +3,7 @@
 Each acts on every number by itself (Softmax on every row) and has no parameters.
 """
 
-from minicnn.backend import array_module
+from minicnn.backend import array_module, fused_with
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer
 
@@ -29,7 +29,8 @@ class ReLU(Layer):
         self.check_input(x)
         y = array_module(x).maximum(x, 0)
 
-        def backward(dy):
+        @fused_with(y)
+        def backward(dy, y):
             return dy * (y > 0)
 
         return y, backward
@@ -54,7 +55,8 @@ class Tanh(Layer):
         self.check_input(x)
         y = array_module(x).tanh(x)
 
-        def backward(dy):
+        @fused_with(y)
+        def backward(dy, y):
             return dy * (1 - y * y)
 
         return y, backward
@@ -81,7 +83,8 @@ class Sigmoid(Layer):
         self.check_input(x)
         y = (array_module(x).tanh(x * 0.5) + 1) * 0.5
 
-        def backward(dy):
+        @fused_with(y)
+        def backward(dy, y):
             return dy * y * (1 - y)
 
         return y, backward
