@@ -6,7 +6,6 @@ same lines run on the CPU and on the GPU. `use` chooses where new arrays
 (weights, batches) are made.
 """
 
-import functools
 import os
 
 import numpy as np
@@ -185,43 +184,34 @@ class _Ferry:
 def fused(function):
     """An elementwise function as one kernel on the GPU, by CuPy's `fuse`; on the CPU it runs as it stands.
 
-    Args:
-        function: `function(xp, *arrays_and_numbers)`, with `xp` NumPy or CuPy. It must not compute with numbers alone,
-            such as `1 - beta`: inside of a kernel CuPy does that in float16. Give it the result.
+    The kernel is made once for each such function in the code. So what differs from call to call must be among its
+    arguments. And it must not compute with numbers alone, such as `1 - beta`: inside of a kernel CuPy does that in
+    float16. Give it the result.
 
-    Returns:
-        a function of the arrays and numbers.
+    Args:
+        function: of arrays and numbers, an array first.
 
     >>> @fused
-    ... def scaled_sum(xp, x, y, factor):
+    ... def scaled_sum(x, y, factor):
     ...     return factor * (x + y)
     >>> scaled_sum(np.ones(2), np.ones(2), 0.5)
     array([1., 1.])
     """
-    kernels = {}
 
-    @functools.wraps(function)
     def call(*arguments):
         xp = array_module(arguments[0])
         if xp is np:
-            return function(np, *arguments)
-        if xp not in kernels:
-            kernels[xp] = xp.fuse(kernel_name=function.__name__)(functools.partial(function, xp))
-        return kernels[xp](*arguments)
+            return function(*arguments)
+        key = xp, function.__code__
+        if key not in _kernels:
+            _kernels[key] = xp.fuse(kernel_name=function.__qualname__.split(".")[0])(function)
+        return _kernels[key](*arguments)
 
     return call
 
 
 def fused_with(*kept):
-    """A decorator for an elementwise way back, `backward(dy, *kept)`: on the GPU it is one kernel, as in `fused`.
-
-    The kernel is made once for each such function in the code, so it must use nothing but its arguments.
-
-    Args:
-        kept: the arrays that the way back needs beside `dy`.
-
-    Returns:
-        a decorator that makes a function of `dy` alone.
+    """A decorator for an elementwise way back, `backward(dy, *kept)`: `fused`, and a function of `dy` alone.
 
     >>> y = np.tanh(np.array([0.0, 1.0]))
     >>> @fused_with(y)
@@ -232,21 +222,13 @@ def fused_with(*kept):
     """
 
     def decorate(function):
-        def backward(dy):
-            xp = array_module(dy)
-            if xp is np:
-                return function(dy, *kept)
-            key = xp, function.__code__
-            if key not in _ways_back:
-                _ways_back[key] = xp.fuse(kernel_name=function.__qualname__.split(".")[0])(function)
-            return _ways_back[key](dy, *kept)
-
-        return backward
+        whole = fused(function)
+        return lambda dy: whole(dy, *kept)
 
     return decorate
 
 
-_ways_back = {}  # (module, code of the function) -> its kernel
+_kernels = {}  # (module, code of the function) -> its kernel
 
 
 def number(x):

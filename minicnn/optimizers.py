@@ -239,30 +239,30 @@ class Adam(Optimizer):
             raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone keeps 0 / 0 away")
 
     def update(self, value, gradient, rate, mean, square):
-        correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
+        xp = array_module(value)
         if self.weight_decay:
             value *= 1 - rate * self.weight_decay
-        _adam(
+
+        @fused
+        def change(value, gradient, mean, square, beta1, new1, beta2, new2, epsilon, rate):
+            mean *= beta1
+            mean += new1 * gradient
+            square *= beta2
+            gradient *= gradient
+            gradient *= new2
+            square += gradient
+            root = xp.sqrt(square, out=gradient)
+            root += epsilon
+            step = xp.divide(mean, root, out=root)
+            step *= rate
+            value -= step
+
+        correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
+        change(
             *(value, gradient, mean, square),
             *(self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.epsilon * correction),
             rate * correction / (1 - self.beta1**self.steps),
         )
-
-
-@fused
-def _adam(xp, value, gradient, mean, square, beta1, new1, beta2, new2, epsilon, rate):
-    """Adam's formula, in place: on the GPU one kernel instead of eleven for each parameter."""
-    mean *= beta1
-    mean += new1 * gradient
-    square *= beta2
-    gradient *= gradient
-    gradient *= new2
-    square += gradient
-    root = xp.sqrt(square, out=gradient)
-    root += epsilon
-    change = xp.divide(mean, root, out=root)
-    change *= rate
-    value -= change
 
 
 def _number(value, name, optimizer, below=math.inf):

@@ -167,11 +167,24 @@ class Conv2D(Layer):
     def forward(self, x, training=False):
         check_built(self, self.weight)
         self.check_input(x, ndim=4, features=self.weight.value.shape[1] * self.groups)
+        _, OH, OW = self.output_shape(x.shape[1:])
+        compute = self._by_winograd if winograd.suits(x, self.window, self.weight.value) else self._by_columns
+        y, without_bias = compute(x, OH, OW)
+        if self.bias is not None:
+            y += self.bias.value[:, None, None]
+
+        def backward(dy, input_gradient=True):
+            if self.bias is not None:
+                self.bias.add_gradient(dy.sum(axis=(0, 2, 3)))
+            return without_bias(dy, input_gradient)
+
+        return y, backward
+
+    def _by_columns(self, x, OH, OW):
+        """The convolution without bias, and its way back, by im2col."""
         xp = array_module(x)
         N, C, H, W = x.shape
-        F, OH, OW = self.output_shape((C, H, W))
-        if winograd.suits(x, self.window, self.weight.value):
-            return self._forward_by_winograd(x, (OH, OW))
+        F = self.filters
         weight = self._matrices(self.weight.value)  # (G, 1, F/G, KH*C/G*KW)
         image = self._grouped(pad(x, self.window.pads(H, W)))  # (G, C/G, HP, WP, N)
         places = tiles(x, self.window, F)
@@ -181,12 +194,8 @@ class Conv2D(Layer):
             stacked_product(weight, columns, out=self._tile(y, rows, cols, columns.shape[1]))
         # small ones are kept for the way back, which takes 0.05 ms less of LeNet-5's 2
         kept = columns if len(places) == 1 and columns.nbytes <= TILE else None
-        if self.bias is not None:
-            y += self.bias.value[:, None, None]
 
-        def backward(dy, input_gradient=True):
-            if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=(0, 2, 3)))
+        def backward(dy, input_gradient):
             dweight = 0
             dimage = xp.zeros(image.shape, dtype=x.dtype) if input_gradient else None
             for rows, cols in places:
@@ -205,21 +214,16 @@ class Conv2D(Layer):
 
         return y, backward
 
-    def _forward_by_winograd(self, x, output_shape):
+    def _by_winograd(self, x, OH, OW):
         """The same for 3x3 kernels and many channels: a step of 64 to 64 takes half the time."""
         weight, pads = self.weight.value, self.window.pads(*x.shape[2:])
         image = winograd.padded(x, pads)
-        y = winograd.convolve(image, weight, output_shape)
-        if self.bias is not None:
-            y += self.bias.value[:, None, None]
 
-        def backward(dy, input_gradient=True):
-            if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=(0, 2, 3)))
+        def backward(dy, input_gradient):
             self.weight.add_gradient(winograd.kernel_gradient(image, dy))
             return winograd.image_gradient(dy, weight, pads) if input_gradient else None
 
-        return y, backward
+        return winograd.convolve(image, weight, (OH, OW)), backward
 
     def _grouped(self, x):
         """Images (N, C, H, W) as (G, C/G, H, W, N)."""
