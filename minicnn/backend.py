@@ -181,54 +181,49 @@ class _Ferry:
         self.arrived = self.stream.record()
 
 
-def fused(function):
-    """An elementwise function as one kernel on the GPU, by CuPy's `fuse`; on the CPU it runs as it stands.
+def fused(*functions):
+    """Elementwise functions, each but the first of the last one's result, as one kernel on the GPU by CuPy's `fuse`.
 
-    The kernel is made once for each such function in the code. So what differs from call to call must be among its
-    arguments. And it must not compute with numbers alone, such as `1 - beta`: inside of a kernel CuPy does that in
-    float16. Give it the result.
+    On the CPU they run as they stand. The kernel is made once for each such function in the code. So what differs from
+    call to call must be among its arguments. And it must not compute with numbers alone, such as `1 - beta`: inside of
+    a kernel CuPy does that in float16. Give it the result.
+
+    CuPy lays every result out in C order. Here the result of batches that lie with the batch innermost lies so, too.
 
     Args:
-        function: of arrays and numbers, an array first.
+        functions: of an array module and of arrays, an array first, and numbers.
 
-    >>> @fused
-    ... def scaled_sum(x, y, factor):
+    >>> def scaled_sum(xp, x, y, factor):
     ...     return factor * (x + y)
-    >>> scaled_sum(np.ones(2), np.ones(2), 0.5)
+    >>> fused(scaled_sum)(np.ones(2), np.ones(2), 0.5)
     array([1., 1.])
     """
 
+    def in_turn(xp, *arguments):
+        first, *others = functions
+        result = first(xp, *arguments)
+        for function in others:
+            result = function(xp, result)
+        return result
+
     def call(*arguments):
-        xp = array_module(arguments[0])
+        first = arguments[0]
+        xp = array_module(first)
         if xp is np:
-            return function(*arguments)
-        key = xp, function.__code__
+            return in_turn(np, *arguments)
+        key = xp, *(function.__code__ for function in functions)
         if key not in _kernels:
-            _kernels[key] = xp.fuse(kernel_name=function.__qualname__.split(".")[0])(function)
-        return _kernels[key](*arguments)
+            name = "_".join(function.__qualname__.replace(".<locals>", "") for function in functions)
+            _kernels[key] = xp.fuse(kernel_name=name.replace(".", "_"))(lambda *arrays: in_turn(xp, *arrays))
+        if first.ndim < 2 or first.strides[0] >= first.strides[-1]:
+            return _kernels[key](*arguments)
+        turned = (batch_last(item) if getattr(item, "ndim", 0) == first.ndim else item for item in arguments)
+        return batch_first(_kernels[key](*turned))
 
     return call
 
 
-def fused_with(*kept):
-    """A decorator for an elementwise way back, `backward(dy, *kept)`: `fused`, and a function of `dy` alone.
-
-    >>> y = np.tanh(np.array([0.0, 1.0]))
-    >>> @fused_with(y)
-    ... def backward(dy, y):
-    ...     return dy * (1 - y * y)
-    >>> backward(np.ones(2)).round(2)
-    array([1.  , 0.42])
-    """
-
-    def decorate(function):
-        whole = fused(function)
-        return lambda dy: whole(dy, *kept)
-
-    return decorate
-
-
-_kernels = {}  # (module, code of the function) -> its kernel
+_kernels = {}  # (module, code of each function) -> the kernel
 
 
 def number(x):

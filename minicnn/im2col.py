@@ -344,17 +344,16 @@ def add_tile_columns(columns, image, window, rows, cols):
     xp = array_module(columns)
     G, C, _, _, N = image.shape
     (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
-    if xp is not np:
-        columns = columns.reshape(G, KH, C, KW, rows.stop - rows.start, cols.stop - cols.start, N)
-        for (kh, kw), image_rows, image_cols in window.taps(rows, cols):
-            image[:, :, image_rows, image_cols] += columns[:, kh, :, kw]
-        return
+    R, M = rows.stop - rows.start, (cols.stop - cols.start) * N
+    if xp is np:
+        stacks = columns.reshape(G, R, KH, C, KW, M)
+    else:  # the same from one matrix
+        stacks = columns.reshape(G, KH, C, KW, R, M).transpose(0, 4, 1, 2, 3, 5)
     image_rows = image.transpose(0, 2, 1, 3, 4)[:, window.rows_read(rows)]  # (G, S, C, WP, N)
-    stacks = columns.reshape(G, columns.shape[1], KH, C * KW, -1)
-    strips = xp.zeros((G, image_rows.shape[1], *stacks.shape[3:]), dtype=columns.dtype)
+    strips = xp.zeros((G, image_rows.shape[1], C, KW, M), dtype=columns.dtype)
     for kh in range(KH):
-        strips[:, _read_by_tap(slice(0, stacks.shape[1]), SH, kh * DH)] += stacks[:, :, kh]
-    strips = strips.reshape(*image_rows.shape[:3], KW, -1, N)
+        strips[:, _read_by_tap(slice(0, R), SH, kh * DH)] += stacks[:, :, kh]
+    strips = strips.reshape(*strips.shape[:4], -1, N)
     for kw in range(KW):
         image_rows[:, :, :, _read_by_tap(cols, SW, kw * DW)] += strips[:, :, :, kw]
 

@@ -6,7 +6,7 @@ Labels are checked before anything is computed: a wrong label costs a sentence, 
 
 import numpy as np
 
-from minicnn.backend import array_module, to_numpy
+from minicnn.backend import array_module, fused, to_numpy
 from minicnn.checks import check_array
 from minicnn.errors import InputError
 
@@ -120,11 +120,14 @@ class SoftmaxCrossEntropy(Loss):
         exponentials = xp.exp(shifted)
         total = exponentials.sum(axis=1, keepdims=True)  # (N, 1), between 1 and K
         target = self._rows(xp, labels, logits)
+        surprise, dlogits = fused(self._surprise_and_gradient)(shifted, exponentials, total, target, float(len(logits)))
+        return surprise.sum() / len(logits), dlogits
+
+    @staticmethod
+    def _surprise_and_gradient(xp, shifted, exponentials, total, target, N):
         # -log(softmax) = log(total) - shifted; where the target is 0 its logit does not count, even at -inf.
         surprise = target * (xp.log(total) - xp.where(target > 0, shifted, 0))
-        loss = surprise.sum() / len(logits)
-        dlogits = (exponentials / total - target) / len(logits)
-        return loss, dlogits
+        return surprise, (exponentials / total - target) / N
 
     def check(self, labels, shape):
         """Refuse labels that do not belong to logits of this shape (N, K)."""

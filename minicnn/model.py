@@ -23,7 +23,7 @@ from minicnn.backend import (
 )
 from minicnn.checks import check_array, whole_number
 from minicnn.errors import FileError, InputError
-from minicnn.layers import LAYERS, Layer, Softmax
+from minicnn.layers import LAYERS, Activation, Conv2D, Dense, Layer, Softmax
 from minicnn.losses import SoftmaxCrossEntropy
 from minicnn.parameter import Parameter
 from minicnn.products import SHARED_WORK
@@ -476,12 +476,23 @@ class Sequential:
 
 
 def _forward_through(layers, x, training):
-    """The output, and the steps of the way back: a list of (layer, its way back)."""
-    steps = []
-    for layer in layers:
-        x, way_back = layer.forward(x, training)
+    """The output, and the steps of the way back: a list of (layer, its way back).
+
+    On the GPU a layer leaves its bias to the activation after it, which adds it in its own kernel.
+    """
+    steps, to_add = [], {}
+    for layer, following in zip(layers, [*layers[1:], None], strict=False):
+        leaves_bias = array_module(x) is not np and _can_leave_bias(layer, following)
+        x, way_back = layer.forward(x, training, **to_add, **({"add_bias": False} if leaves_bias else {}))
+        to_add = {"bias": layer.bias.value} if leaves_bias else {}
         steps.append((layer, way_back))
     return x, steps
+
+
+def _can_leave_bias(layer, following):
+    """Whether `following` can add the bias of `layer`, both with the library's own `forward`."""
+    takes = isinstance(following, Activation) and type(following).forward is Activation.forward
+    return takes and type(layer) in (Conv2D, Dense) and layer.bias is not None
 
 
 def _back_through(steps, dy, last):

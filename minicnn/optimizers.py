@@ -239,30 +239,28 @@ class Adam(Optimizer):
             raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone keeps 0 / 0 away")
 
     def update(self, value, gradient, rate, mean, square):
-        xp = array_module(value)
         if self.weight_decay:
             value *= 1 - rate * self.weight_decay
-
-        @fused
-        def change(value, gradient, mean, square, beta1, new1, beta2, new2, epsilon, rate):
-            mean *= beta1
-            mean += new1 * gradient
-            square *= beta2
-            gradient *= gradient
-            gradient *= new2
-            square += gradient
-            root = xp.sqrt(square, out=gradient)
-            root += epsilon
-            step = xp.divide(mean, root, out=root)
-            step *= rate
-            value -= step
-
         correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
-        change(
+        fused(self._rule)(
             *(value, gradient, mean, square),
             *(self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.epsilon * correction),
             rate * correction / (1 - self.beta1**self.steps),
         )
+
+    @staticmethod
+    def _rule(xp, value, gradient, mean, square, beta1, new1, beta2, new2, epsilon, rate):
+        mean *= beta1
+        mean += new1 * gradient
+        square *= beta2
+        gradient *= gradient
+        gradient *= new2
+        square += gradient
+        root = xp.sqrt(square, out=gradient)
+        root += epsilon
+        step = xp.divide(mean, root, out=root)
+        step *= rate
+        value -= step
 
 
 def _number(value, name, optimizer, below=math.inf):

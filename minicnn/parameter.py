@@ -9,7 +9,9 @@ it; or not at all, where BLAS can add the product to the value. Whoever asks
 for `.grad` gets the whole array.
 """
 
-from minicnn.backend import array_module
+import numpy as np
+
+from minicnn.backend import array_module, fused
 from minicnn.checks import check_array
 from minicnn.errors import InputError
 from minicnn.products import PRODUCT_BYTES, add_product
@@ -124,7 +126,7 @@ class Parameter:
     def gradient_parts(self):
         """The rows of the value in parts for `gradient_blocks`, which different threads may ask for."""
         self._join()
-        if not self._products or array_module(self.value).__name__ != "numpy":
+        if not self._products or array_module(self.value) is not np:
             return [...]
         return parts(len(self.value), 1 + PRODUCT_BYTES // self._row_bytes())
 
@@ -155,7 +157,7 @@ class Parameter:
         elif keep != 1:
             self.value *= keep
         if self._whole:
-            self.value += factor * self._whole[0][1]
+            fused(_add_scaled)(self.value, self._whole[0][1], factor)
 
     def _row_bytes(self):
         return max(1, self.value.nbytes // len(self.value))
@@ -166,9 +168,9 @@ class Parameter:
         if len(self._products) > 1:  # [A1 A2] @ [[B1], [B2]] = A1 @ B1 + A2 @ B2
             lefts, rights = zip(*self._products, strict=True)
             self._products = [(xp.concatenate(lefts, axis=1), xp.concatenate(rights, axis=0))]
-        if self._products:
+        if self._products and xp is np:
             left, right = self._products[0]
-            self._products = [(left, xp.ascontiguousarray(right))]  # the update by blocks takes 105 for 120 ms
+            self._products = [(left, np.ascontiguousarray(right))]  # the update by blocks takes 105 for 120 ms
         if len(self._whole) > 1:
             self._whole.sort(key=lambda item: item[0])
             self._whole = [(0, sum((gradient for _, gradient in self._whole[1:]), start=self._whole[0][1]))]
@@ -182,3 +184,7 @@ class Parameter:
         if self._whole:
             gradient += self._whole[0][1][rows]
         return gradient
+
+
+def _add_scaled(xp, value, gradient, factor):
+    value += factor * gradient

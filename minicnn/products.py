@@ -95,7 +95,8 @@ def summed_product(a, b):
         turned = np.ascontiguousarray(b.swapaxes(2, 3))  # (G, S, inner, columns)
         turned = turned.reshape(*turned.shape[:2], -1, width, turned.shape[3])
         return (_cut(a, width) @ turned).sum(axis=(1, 2))
-    return stacked_product(a, b.swapaxes(2, 3)).sum(axis=1)
+    products = stacked_product(a, b.swapaxes(2, 3))
+    return products.sum(axis=1) if products.shape[1] > 1 else products[:, 0]
 
 
 def _small_width(work, columns):

@@ -2,7 +2,8 @@
 
 It computes with NumPy underneath, and refuses what would fail or silently copy on a device: NumPy functions on its
 arrays, NumPy arrays mixed in, `float()`, truth values, iteration. `asarray` and `.get()` are the only bridges, and
-are counted. It offers only names that CuPy offers, where CuPy can be imported (which needs no GPU).
+are counted. It offers only names that CuPy offers, where CuPy can be imported (which needs no GPU). As CuPy does, and
+NumPy does not, it lays every result out in C order, whatever the order of the arguments.
 """
 
 import operator
@@ -21,6 +22,11 @@ copies = []
 #: Kernels that were launched: the name of each function, operator or fused function.
 launches = []
 
+#: Launches that read or write an array against its order in memory, which a GPU does many times slower.
+against_order = []
+
+#: What may: copies into another order, and cuBLAS, which takes a matrix either way.
+COPIES = ("ascontiguousarray", "concatenate", "matmul")
 
 #: What computes nothing.
 VIEWS = ("reshape", "transpose", "swapaxes", "moveaxis", "broadcast_to", "as_strided", "empty", "result_type", "ravel")
@@ -65,14 +71,17 @@ class Array:
         return Array(np.asarray(self._values[_index(key)]))
 
     def __setitem__(self, key, value):
+        place, value = self._values[_index(key)], _inner(value)
+        if isinstance(value, np.ndarray) and value.ctypes.data == place.ctypes.data and value.strides == place.strides:
+            return  # what is left to do after `a[key] += b`: nothing, and CuPy knows it
         launches.append("copy")
-        self._values[_index(key)] = _inner(value)
+        self._values[_index(key)] = value
 
     def __getattr__(self, name):
         if name.startswith("_") or (cupy is not None and not hasattr(cupy.ndarray, name)):
             raise AttributeError(f"cupy.ndarray has no attribute {name!r}")
         method = getattr(np.ndarray, name)
-        return _wrapped(lambda *args, **options: method(self._values, *args, **options), name)
+        return _wrapped(lambda *args, **options: method(self._values, *args, **options), name, (self._values,))
 
     def __repr__(self):
         return f"Array(shape={self.shape}, dtype={self.dtype})"
@@ -84,19 +93,36 @@ class Array:
     __reduce_ex__ = _refused
 
 
+def _launch(name, arguments):
+    """Note a kernel, and whether neighbours along the last axis of an argument are none in memory."""
+    launches.append(name)
+    for item in arguments:
+        if isinstance(item, np.ndarray):
+            strides = [stride for stride, size in zip(item.strides, item.shape, strict=True) if size > 1 and stride]
+            if name not in COPIES and strides and strides[-1] > min(strides):
+                against_order.append((name, item.shape))
+
+
+def _result(values, arguments=()):
+    """An array on the device, in C order but for views."""
+    values = np.asarray(values)
+    is_view = any(isinstance(item, np.ndarray) and np.may_share_memory(values, item) for item in arguments)
+    return Array(values if is_view else np.asarray(values, order="C"))
+
+
 def _operator(name):
     function = getattr(operator, name)
 
     def forward(self, other):
-        launches.append(name)
-        return Array(np.asarray(function(self._values, _inner(other))))
+        _launch(name, (self._values, _inner(other)))
+        return _result(function(self._values, _inner(other)))
 
     def reflected(self, other):
-        launches.append(name)
-        return Array(np.asarray(function(_inner(other), self._values)))
+        _launch(name, (self._values, _inner(other)))
+        return _result(function(_inner(other), self._values))
 
     def in_place(self, other):
-        launches.append(name)
+        _launch(name, (self._values, _inner(other)))
         getattr(operator, f"i{name}")(self._values, _inner(other))
         return self
 
@@ -128,16 +154,17 @@ def _index(key):
     return tuple(_index(item) for item in key) if isinstance(key, tuple) else _inner(key)
 
 
-def _wrapped(function, name):
+def _wrapped(function, name, owner=()):
     def call(*args, **options):
+        args, options = [*map(_inner, args)], {key: _inner(value) for key, value in options.items()}
         if name not in VIEWS:
-            launches.append(name)
-        result = function(*map(_inner, args), **{key: _inner(value) for key, value in options.items()})
+            _launch(name, (*args, *options.values(), *owner))
+        result = function(*args, **options)
         if isinstance(result, tuple):
-            return tuple(Array(np.asarray(item)) for item in result)
+            return tuple(_result(item) for item in result)
         if name == "result_type" or result is None:
             return result
-        return Array(np.asarray(result))
+        return _result(result, (*args, *options.values(), *owner))
 
     return call
 

@@ -1,6 +1,6 @@
 """The layers, one file a family."""
 
-from minicnn.layers.activations import ReLU, Sigmoid, Softmax, Tanh
+from minicnn.layers.activations import Activation, ReLU, Sigmoid, Softmax, Tanh
 from minicnn.layers.base import Layer
 from minicnn.layers.conv import Conv2D, convolution_by_loops
 from minicnn.layers.dense import Dense, Flatten
@@ -25,4 +25,4 @@ LAYERS = {
     )
 }
 
-__all__ = ["LAYERS", "Layer", "convolution_by_loops", *LAYERS]
+__all__ = ["LAYERS", "Activation", "Layer", "convolution_by_loops", *LAYERS]

@@ -3,12 +3,65 @@
 Each acts on every number by itself (Softmax on every row) and has no parameters.
 """
 
-from minicnn.backend import array_module, fused_with
+from minicnn.backend import array_module, fused
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer
 
 
-class ReLU(Layer):
+class Activation(Layer):
+    """A function of every number by itself, whose derivative can be told from its value alone.
+
+    A subclass has the two formulas, as static methods that depend on nothing but their arguments: on the GPU each
+    is made into a kernel once.
+
+    >>> import numpy as np
+    >>> class Exponential(Activation):
+    ...     @staticmethod
+    ...     def value(xp, x):
+    ...         return xp.exp(x)
+    ...
+    ...     @staticmethod
+    ...     def gradient(xp, dy, y):
+    ...         return dy * y
+    >>> y, backward = Exponential().forward(np.zeros((1, 2)))
+    >>> y, backward(np.ones((1, 2)))
+    (array([[1., 1.]]), array([[1., 1.]]))
+    """
+
+    splits_batch = True
+
+    @staticmethod
+    def value(xp, x):
+        """`y` for each number of `x`, an array of the module `xp` (NumPy or CuPy)."""
+        raise NotImplementedError("an Activation needs a value(xp, x)")
+
+    @staticmethod
+    def gradient(xp, dy, y):
+        """`dx`, from the gradient of the loss by `y`, and `y` itself."""
+        raise NotImplementedError("an Activation needs a gradient(xp, dy, y)")
+
+    def forward(self, x, training=False, bias=None):
+        """As for every layer; with `bias` (F,), of `x + bias`, a number for each index along axis 1.
+
+        Sequential asks for that on the GPU, so that the bias of the layer before it takes no kernel of its own.
+        """
+        self.check_input(x)
+        if bias is None:
+            y = fused(self.value)(x)
+        else:
+            y = fused(_plus, self.value)(x, bias.reshape(1, -1, *(1,) * (x.ndim - 2)))
+
+        def backward(dy):
+            return fused(self.gradient)(dy, y)
+
+        return y, backward
+
+
+def _plus(xp, x, bias):
+    return x + bias
+
+
+class ReLU(Activation):
     """What is positive stays, the rest is zero: `y = max(x, 0)`, of any shape.
 
     At x = 0 there is no derivative; the layer says 0, as everybody does.
@@ -23,20 +76,16 @@ class ReLU(Layer):
     Source: Nair & Hinton, "Rectified linear units improve restricted Boltzmann machines", 2010.
     """
 
-    splits_batch = True
+    @staticmethod
+    def value(xp, x):
+        return xp.maximum(x, 0)
 
-    def forward(self, x, training=False):
-        self.check_input(x)
-        y = array_module(x).maximum(x, 0)
-
-        @fused_with(y)
-        def backward(dy, y):
-            return dy * (y > 0)
-
-        return y, backward
+    @staticmethod
+    def gradient(xp, dy, y):
+        return dy * (y > 0)
 
 
-class Tanh(Layer):
+class Tanh(Activation):
     """The hyperbolic tangent, from -1 to 1: `y = tanh(x)`, of any shape; `dx = dy * (1 - y**2)`.
 
     Raises:
@@ -49,20 +98,16 @@ class Tanh(Layer):
     Source: LeCun et al., "Efficient BackProp", 1998.
     """
 
-    splits_batch = True
+    @staticmethod
+    def value(xp, x):
+        return xp.tanh(x)
 
-    def forward(self, x, training=False):
-        self.check_input(x)
-        y = array_module(x).tanh(x)
-
-        @fused_with(y)
-        def backward(dy, y):
-            return dy * (1 - y * y)
-
-        return y, backward
+    @staticmethod
+    def gradient(xp, dy, y):
+        return dy * (1 - y * y)
 
 
-class Sigmoid(Layer):
+class Sigmoid(Activation):
     """The logistic curve, from 0 to 1: `y = 1 / (1 + exp(-x))`, of any shape; `dx = dy * y * (1 - y)`.
 
     Computed as `(1 + tanh(x / 2)) / 2`, which is the same and overflows nowhere.
@@ -77,17 +122,13 @@ class Sigmoid(Layer):
     Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986.
     """
 
-    splits_batch = True
+    @staticmethod
+    def value(xp, x):
+        return (xp.tanh(x * 0.5) + 1) * 0.5
 
-    def forward(self, x, training=False):
-        self.check_input(x)
-        y = (array_module(x).tanh(x * 0.5) + 1) * 0.5
-
-        @fused_with(y)
-        def backward(dy, y):
-            return dy * y * (1 - y)
-
-        return y, backward
+    @staticmethod
+    def gradient(xp, dy, y):
+        return dy * y * (1 - y)
 
 
 class Softmax(Layer):

@@ -8,7 +8,7 @@ numbers some thousand times faster.
 import numpy as np
 
 from minicnn import initializers, winograd
-from minicnn.backend import array_module
+from minicnn.backend import array_module, batch_last
 from minicnn.checks import whole_number
 from minicnn.errors import InputError
 from minicnn.im2col import TILE, Window, add_tile_columns, pad, tile_columns, tiles
@@ -164,18 +164,19 @@ class Conv2D(Layer):
         except InputError as error:
             raise InputError(f"{self!r} on images of {H} x {W}: {error}") from None
 
-    def forward(self, x, training=False):
+    def forward(self, x, training=False, add_bias=True):  # the activation after it may add it instead
         check_built(self, self.weight)
         self.check_input(x, ndim=4, features=self.weight.value.shape[1] * self.groups)
         _, OH, OW = self.output_shape(x.shape[1:])
         compute = self._by_winograd if winograd.suits(x, self.window, self.weight.value) else self._by_columns
         y, without_bias = compute(x, OH, OW)
-        if self.bias is not None:
-            y += self.bias.value[:, None, None]
+        if self.bias is not None and add_bias:
+            y_last = batch_last(y)  # (F, OH, OW, N), as it lies in memory
+            y_last += self.bias.value[:, None, None, None]
 
         def backward(dy, input_gradient=True):
             if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=(0, 2, 3)))
+                self.bias.add_gradient(batch_last(dy).sum(axis=(1, 2, 3)))
             return without_bias(dy, input_gradient)
 
         return y, backward
@@ -196,13 +197,14 @@ class Conv2D(Layer):
         kept = columns if len(places) == 1 and columns.nbytes <= TILE else None
 
         def backward(dy, input_gradient):
-            dweight = 0
+            dweight = None
             dimage = xp.zeros(image.shape, dtype=x.dtype) if input_gradient else None
             for rows, cols in places:
                 columns = tile_columns(image, self.window, rows, cols) if kept is None else kept
                 dtile = xp.ascontiguousarray(self._tile(dy, rows, cols, columns.shape[1]))  # (G, S, F/G, M)
                 # dY @ columns.T, turned over: BLAS needs half the time so
-                dweight = dweight + summed_product(columns, dtile)
+                part = summed_product(columns, dtile)
+                dweight = part if dweight is None else dweight + part
                 if input_gradient:
                     dcolumns = stacked_product(weight.swapaxes(2, 3), dtile)
                     add_tile_columns(dcolumns, dimage, self.window, rows, cols)

@@ -97,21 +97,21 @@ class Dense(Layer):
             raise InputError(f"{self!r} needs vectors (N, D); got shape {('N', *input_shape)}{fix}")
         return (self.units,)
 
-    def forward(self, x, training=False):
+    def forward(self, x, training=False, add_bias=True):  # the activation after it may add it instead
         check_built(self, self.weight)
         weight = self.weight.value
         self.check_input(x, ndim=2, features=weight.shape[1])
-        y = product(weight, x.T).T  # (N, units), the batch innermost in memory
-        if self.bias is not None:
-            y += self.bias.value
+        y = product(weight, x.T)  # (units, N), the batch innermost in memory
+        if self.bias is not None and add_bias:
+            y += self.bias.value[:, None]
 
         def backward(dy, input_gradient=True):
             self.weight.add_product(dy.T, x)
             if self.bias is not None:
-                self.bias.add_gradient(dy.sum(axis=0))
+                self.bias.add_gradient(dy.T.sum(axis=1))
             return product(weight.T, dy.T).T if input_gradient else None
 
-        return y, backward
+        return y.T, backward
 
     def multiply_adds(self, input_shape):
         return self.units * input_shape[0]

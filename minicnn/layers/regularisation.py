@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from minicnn.backend import array_module, batch_first, batch_last
+from minicnn.backend import array_module, batch_first, batch_last, fused
 from minicnn.checks import whole_number
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer
@@ -54,10 +54,14 @@ class Dropout(Layer):
             return x, lambda dy: dy
         xp = array_module(x)
         draw = xp.random.default_rng(int(self.rng.integers(2**63)))
-        kept = batch_first(draw.random(batch_last(x).shape, dtype="float32") >= self.rate)
-        mask = kept.astype(x.dtype) * (1 / (1 - self.rate))
+        kept = draw.random(batch_last(x).shape, dtype="float32") >= self.rate
+        mask = batch_first(kept.astype(x.dtype) * (1 / (1 - self.rate)))
 
         def backward(dy):
-            return dy * mask
+            return fused(_masked)(dy, mask)
 
-        return x * mask, backward
+        return fused(_masked)(x, mask), backward
+
+
+def _masked(xp, x, mask):
+    return x * mask
