@@ -7,6 +7,7 @@ same lines run on the CPU and on the GPU. `use` chooses where new arrays
 """
 
 import os
+import re
 
 import numpy as np
 
@@ -213,8 +214,10 @@ def fused(*functions):
             return in_turn(np, *arguments)
         key = xp, *(function.__code__ for function in functions)
         if key not in _kernels:
-            name = "_".join(function.__qualname__.replace(".<locals>", "") for function in functions)
-            _kernels[key] = xp.fuse(kernel_name=name.replace(".", "_"))(lambda *arrays: in_turn(xp, *arrays))
+            name = re.sub(r"\W", "_", "_".join(function.__qualname__ for function in functions))
+            _kernels[key] = xp.fuse(kernel_name=name.replace("__locals__", "_"))(lambda *arrays: in_turn(xp, *arrays))
+        # A Python number would be a float64 to CuPy 13, and with it the result.
+        arguments = [first.dtype.type(item) if isinstance(item, float) else item for item in arguments]
         if first.ndim < 2 or first.strides[0] >= first.strides[-1]:
             return _kernels[key](*arguments)
         turned = (batch_last(item) if getattr(item, "ndim", 0) == first.ndim else item for item in arguments)

@@ -240,7 +240,8 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
     columns = columns.reshape(C, *window.kernel_size, OH, OW, N)
     image = array_module(columns).zeros((C, top + H + bottom, left + W + right, N), dtype=columns.dtype)
     for (kh, kw), rows, cols in window.taps(slice(0, OH), slice(0, OW)):
-        image[:, rows, cols] += columns[:, kh, kw]
+        pixels = image[:, rows, cols]
+        pixels += columns[:, kh, kw]  # `image[...] += ` would write the sum a second time, and CuPy a third
     return image[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
 
 
@@ -352,10 +353,12 @@ def add_tile_columns(columns, image, window, rows, cols):
     image_rows = image.transpose(0, 2, 1, 3, 4)[:, window.rows_read(rows)]  # (G, S, C, WP, N)
     strips = xp.zeros((G, image_rows.shape[1], C, KW, M), dtype=columns.dtype)
     for kh in range(KH):
-        strips[:, _read_by_tap(slice(0, R), SH, kh * DH)] += stacks[:, :, kh]
+        strips_read = strips[:, _read_by_tap(slice(0, R), SH, kh * DH)]
+        strips_read += stacks[:, :, kh]
     strips = strips.reshape(*strips.shape[:4], -1, N)
     for kw in range(KW):
-        image_rows[:, :, :, _read_by_tap(cols, SW, kw * DW)] += strips[:, :, :, kw]
+        pixels = image_rows[:, :, :, _read_by_tap(cols, SW, kw * DW)]
+        pixels += strips[:, :, :, kw]
 
 
 def pad(x, pads, value=0):

@@ -73,7 +73,7 @@ class Array:
     def __setitem__(self, key, value):
         place, value = self._values[_index(key)], _inner(value)
         if isinstance(value, np.ndarray) and value.ctypes.data == place.ctypes.data and value.strides == place.strides:
-            return  # what is left to do after `a[key] += b`: nothing, and CuPy knows it
+            launches.append("copy")  # after `a[key] += b` CuPy copies the sum away, and back
         launches.append("copy")
         self._values[_index(key)] = value
 
@@ -160,6 +160,8 @@ def _wrapped(function, name, owner=()):
         if name not in VIEWS:
             _launch(name, (*args, *options.values(), *owner))
         result = function(*args, **options)
+        if name == "reshape" and not np.may_share_memory(result, owner[0] if owner else args[0]):
+            launches.append("copy")
         if isinstance(result, tuple):
             return tuple(_result(item) for item in result)
         if name == "result_type" or result is None:

@@ -40,6 +40,18 @@ def test_outputs_and_gradients_are_the_hosts(make, shape, rng):
         np.testing.assert_allclose(there, host, rtol=1e-3, atol=1e-4 * max(1, np.abs(host).max()))
 
 
+LOSSES = [
+    (mc.SoftmaxCrossEntropy(), np.array([3, 0, 1, 1, 2])),
+    (mc.SoftmaxCrossEntropy(), np.eye(4)[[3, 0, 1, 1, 2]]),
+    (mc.MeanSquaredError(), np.ones((5, 4))),
+]
+
+
+@pytest.mark.parametrize(("loss", "labels"), LOSSES)
+def test_gradients_of_losses_in_float64(loss, labels, rng):
+    assert mc.gradcheck.check(loss, rng.normal(size=(5, 4)), labels=labels).passed
+
+
 def run(optimizer, path=None):
     x, y = small_set(50)
     model = small_model(dropout=True)
@@ -55,6 +67,55 @@ def test_two_runs_give_the_same_bits(optimizer):
     assert first[0]["loss"] == second[0]["loss"]
     for name in first[1]:
         np.testing.assert_array_equal(first[1][name], second[1][name])
+
+
+def test_a_run_from_the_host_is_the_run_on_the_device(monkeypatch):
+    on_device = run(mc.Adam)
+    monkeypatch.setattr("minicnn.training.resident", lambda x: x)  # as if the set did not fit
+    from_host = run(mc.Adam)
+    assert on_device[0]["loss"] == from_host[0]["loss"] and on_device[0]["val_loss"] == from_host[0]["val_loss"]
+    for name in on_device[1]:
+        np.testing.assert_array_equal(on_device[1][name], from_host[1][name])
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_bits(tmp_path):
+    x, y = small_set(50)
+
+    def weights(epochs, path, resume):
+        model = small_model(dropout=True)
+        model.fit(x, y, epochs, 16, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
+        return [mc.to_numpy(p.value) for p in model.parameters().values()]
+
+    whole = weights(4, tmp_path / "whole.npz", False)
+    weights(2, tmp_path / "cut.npz", False)
+    for a, b in zip(whole, weights(4, tmp_path / "cut.npz", True), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_convolution_by_tiles(rng, monkeypatch):
+    """Products into a part of the output, which cuBLAS cannot write into directly."""
+    x = rng.normal(size=(5, 4, 9, 8)).astype("float32")
+    found = []
+    for budget in (2**28, 2**14, 2**12):
+        monkeypatch.setattr("minicnn.im2col.BUDGET", budget)
+        layer = built(lambda: mc.Conv2D(6, (3, 2), stride=(1, 2), padding=1, groups=2), (4, 9, 8), "float32")
+        y, backward = layer.forward(mc.to_device(x))
+        found.append([mc.to_numpy(a) for a in (y, backward(y), layer.weight.grad, layer.bias.grad)])
+    for other in found[1:]:
+        for whole, tiled in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-4 * np.abs(whole).max())
+
+
+def test_a_network_is_looked_into_as_on_the_host(rng):
+    image = rng.integers(0, 256, (28, 28), dtype=np.uint8)
+    found = []
+    for backend in ("numpy", "cupy"):
+        mc.use(backend)
+        model = mc.networks.lenet5()
+        mc.explain(model, image, training=True)
+        found.append((mc.attribution.saliency(model, image), mc.attribution.occlusion(model, image, size=7, stride=7)))
+    for host, there in zip(*found, strict=True):
+        np.testing.assert_allclose(there, host, rtol=1e-3, atol=1e-6)
 
 
 def test_saved_here_loaded_there(tmp_path):
