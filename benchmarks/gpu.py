@@ -1,12 +1,14 @@
 """minicnn on a GPU beside PyTorch on the same one: python benchmarks/gpu.py
 
 The three networks of the lab, a training step at batch 32, 128, 512 and 4096, each library in turns in one process.
-PyTorch runs eager, compiled (`torch.compile`), and as one captured CUDA graph. Beside the times stand two limits of
+minicnn runs as `fit` does, as one recorded CUDA graph (`ours`), and kernel by kernel; PyTorch eager, compiled
+(`torch.compile`), and as one captured CUDA graph. Beside the times stand two limits of
 the device, measured here: the step's multiply-adds at the rate of a large matrix product, and the weights' way through
 memory (read, written, and Adam's two means with them) at the rate of a large copy.
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -14,16 +16,19 @@ import time
 import numpy as np
 
 import minicnn as mc
+from minicnn.graph import RecordedStep
 
 NETWORKS = ("lenet5", "conv_pool", "two_conv")
 BATCHES = (32, 128, 512, 4096)
 
 
-def ours(name, x, labels):
-    """A training step of minicnn, as a function of nothing."""
+def ours(name, x, labels, recorded):
+    """A training step of minicnn, as a function of nothing; recorded as a CUDA graph, or kernel by kernel."""
     model, loss_function = getattr(mc.networks, name)(), mc.SoftmaxCrossEntropy()
     optimizer = mc.Adam() if name == "lenet5" else mc.SGD(0.01)
     x, labels, parameters = mc.to_device(x), mc.to_device(labels), model.parameters()
+    if recorded:
+        return functools.partial(RecordedStep(model, loss_function, optimizer), x, labels)
 
     def step():
         logits, backward = model.forward(x, training=True)
@@ -134,7 +139,9 @@ def main():
     for name in NETWORKS:
         for batch in BATCHES:
             x, labels = rng.random((batch, 1, 28, 28), dtype="float32"), rng.integers(0, 10, batch)
-            steps = {"ours": (ours(name, x, labels), cupy.cuda.Device().synchronize)}
+            ready = cupy.cuda.Device().synchronize
+            steps = {"ours": (ours(name, x, labels, True), ready), "by kernels": (ours(name, x, labels, False), ready)}
+            steps["ours"][0]()  # the first one runs kernel by kernel, the second is recorded
             for how in ("eager", "compiled", "graph") if torch else ():
                 try:
                     step = pytorch(name, x, labels, how)

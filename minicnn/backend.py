@@ -263,7 +263,7 @@ def _working_cupy():
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             raise BackendError("CuPy finds no GPU on this machine")
-        import cupy.cublas  # for products.add_product
+        import cupy.cublas  # for products.device_product
 
         trial = cupy.ones((2, 2), dtype=np.float32)
         if not float(((trial @ trial).sum() + cupy.tanh(trial).sum()).get()) > 8:

@@ -55,18 +55,24 @@ class Guard:
         if self.file:
             self.file.close()
 
+    def looks_at(self, run):
+        """Whether the next batch's loss is looked at, before the weights change; if not, the batch is counted."""
+        looks = self.on_cpu or self._copy_is_due() or run.batch % LOOK_EVERY == 0
+        self.batches_since += not looks
+        return looks
+
     def look_at_loss(self, value, run, x, labels):
         """After a batch's loss is computed, before the weights change.
 
         Raises:
             DivergenceError: the loss, or on a GPU one since the last look, is not finite.
         """
-        due = self.copied_at is None or self.batches_since >= (FILE_EVERY if self.file else COPY_EVERY)
-        self.batches_since += 1
-        if (self.on_cpu or due or run.batch % LOOK_EVERY == 0) and not math.isfinite(number(value + run.total_loss)):
+        if not math.isfinite(number(value + run.total_loss)):
             self.stop(f"the loss is {number(value)}", run, [(x, labels)])
-        if due:
+        if self._copy_is_due():
             self._copy(run)
+        else:
+            self.batches_since += 1
 
     def look_at_gradient(self, run, x, labels):
         """After a batch's gradients are computed, before the weights change.
@@ -119,6 +125,9 @@ class Guard:
             f"or clip_norm in the optimizer, with a new optimizer",
             history=run.history,
         )
+
+    def _copy_is_due(self):
+        return self.copied_at is None or self.batches_since >= (FILE_EVERY if self.file else COPY_EVERY)
 
     def _copy(self, run):
         if self.file:

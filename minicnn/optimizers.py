@@ -68,19 +68,25 @@ class Optimizer:
     def learning_rate(self, value):
         self.schedule = value if callable(value) else Constant(_number(value, "learning_rate", self))
 
+    def numbers(self):
+        """What the rule takes in the next step beside the arrays, such as the learning rate: `update`'s arguments."""
+        return (self.learning_rate,)
+
     @one_core_blas()
-    def step(self, parameters):
+    def step(self, parameters, numbers=None):
         """Change every parameter that has a gradient, and clear the gradients.
 
         Args:
             parameters: `{name: Parameter}`, as from `model.parameters()`; the state is kept by name.
+            numbers: those of `numbers()`, as scalars on the device where the step is recorded (`minicnn.graph`).
 
         Raises:
             InputError: no such dict; the state under a name belongs to a parameter of another shape.
         """
         if not isinstance(parameters, dict):
             raise InputError(f"step needs a dict of parameters, got {type(parameters).__name__}: model.parameters()")
-        rate, scale = self.learning_rate, None
+        scale = None
+        numbers = self.numbers() if numbers is None else numbers
         parameters = {name: parameter for name, parameter in parameters.items() if parameter.has_gradient}
         if parameters and self.clip_norm is not None:
             value = next(iter(parameters.values())).value
@@ -88,18 +94,18 @@ class Optimizer:
             scale = (self.clip_norm / norm).astype(value.dtype)  # on the GPU nothing is waited for
         self.steps += 1
         for name, parameter in parameters.items():
-            self._change(parameter, self._state(name, parameter.value), rate, scale)
+            self._change(parameter, self._state(name, parameter.value), numbers, scale)
             parameter.clear_gradient()
 
-    def _change(self, parameter, state, rate, scale):
-        in_parallel(partial(self._update_part, parameter, state, rate, scale), parameter.gradient_parts())
+    def _change(self, parameter, state, numbers, scale):
+        in_parallel(partial(self._update_part, parameter, state, numbers, scale), parameter.gradient_parts())
 
-    def _update_part(self, parameter, state, rate, scale, part):
+    def _update_part(self, parameter, state, numbers, scale, part):
         for rows, gradient in parameter.gradient_blocks(part):
             if scale is not None:
                 gradient *= scale
             block_state = {slot: array[rows] for slot, array in state.items()}
-            self.update(parameter.value[rows], gradient, rate, **block_state)
+            self.update(parameter.value[rows], gradient, *numbers, **block_state)
 
     def update(self, value, gradient, rate, **state):
         """Change `value` and the state's arrays in place; `gradient` may be overwritten."""
@@ -175,13 +181,18 @@ class SGD(Optimizer):
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()
 
-    def _change(self, parameter, state, rate, scale):
-        if self.momentum:
-            super()._change(parameter, state, rate, scale)
-        else:  # nothing is remembered: one pass over the memory
-            parameter.add_to_value(-rate if scale is None else -rate * scale, keep=1 - rate * self.weight_decay)
+    def numbers(self):
+        rate = self.learning_rate
+        return -rate, 1 - rate * self.weight_decay
 
-    def update(self, value, gradient, rate, velocity=None):
+    def _change(self, parameter, state, numbers, scale):
+        if self.momentum:
+            super()._change(parameter, state, numbers, scale)
+        else:  # nothing is remembered: one pass over the memory
+            factor, keep = numbers
+            parameter.add_to_value(factor if scale is None else factor * scale, keep if self.weight_decay else None)
+
+    def update(self, value, gradient, factor, keep, velocity=None):
         if self.weight_decay:
             gradient += self.weight_decay * value
         if velocity is not None:
@@ -191,8 +202,8 @@ class SGD(Optimizer):
                 gradient += self.momentum * velocity
             else:
                 gradient[...] = velocity
-        gradient *= rate
-        value -= gradient
+        gradient *= factor
+        value += gradient
 
 
 class Adam(Optimizer):
@@ -238,15 +249,16 @@ class Adam(Optimizer):
         if self.epsilon == 0:
             raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone keeps 0 / 0 away")
 
-    def update(self, value, gradient, rate, mean, square):
+    def numbers(self):
+        rate, t = self.learning_rate, self.steps + 1
+        correction = math.sqrt(1 - self.beta2**t)  # of the root; taken out of the fraction
+        return 1 - rate * self.weight_decay, self.epsilon * correction, rate * correction / (1 - self.beta1**t)
+
+    def update(self, value, gradient, keep, epsilon, rate, mean, square):
         if self.weight_decay:
-            value *= 1 - rate * self.weight_decay
-        correction = math.sqrt(1 - self.beta2**self.steps)  # of the root; taken out of the fraction
-        fused(self._rule)(
-            *(value, gradient, mean, square),
-            *(self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.epsilon * correction),
-            rate * correction / (1 - self.beta1**self.steps),
-        )
+            value *= keep
+        factors = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2
+        fused(self._rule)(value, gradient, mean, square, *factors, epsilon, rate)
 
     @staticmethod
     def _rule(xp, value, gradient, mean, square, beta1, new1, beta2, new2, epsilon, rate):

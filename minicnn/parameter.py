@@ -14,7 +14,7 @@ import numpy as np
 from minicnn.backend import array_module, fused
 from minicnn.checks import check_array
 from minicnn.errors import InputError
-from minicnn.products import PRODUCT_BYTES, add_product
+from minicnn.products import PRODUCT_BYTES, add_product, matmul
 from minicnn.threads import current_part, parts
 
 PIECE_BYTES = 2**19  # of it handed to the optimizer at a time: with the weights and the state in a core's cache
@@ -71,7 +71,7 @@ class Parameter:
         if left.shape[1] * (left.shape[0] + right.shape[1]) < left.shape[0] * right.shape[1]:
             self._products.append((left, right))
         else:
-            self.add_gradient(left @ right)
+            self.add_gradient(matmul(left, right))
 
     def clear_gradient(self):
         """Forget the gradient."""
@@ -118,9 +118,9 @@ class Parameter:
             total = total + (whole * whole).sum()
         if self._products:
             left, right = (factor.astype("float64") for factor in self._products[0])
-            total = total + ((left.T @ left) * (right @ right.T)).sum()
+            total = total + (matmul(left.T, left) * matmul(right, right.T)).sum()
             if self._whole:  # ||P + G||**2 = ||P||**2 + 2 sum(P * G) + ||G||**2
-                total = total + 2 * (left * (whole @ right.T)).sum()
+                total = total + 2 * (left * matmul(whole, right.T)).sum()
         return array_module(self.value).maximum(total, 0)  # rounding may leave a little below zero
 
     def gradient_parts(self):
@@ -149,12 +149,17 @@ class Parameter:
             rows = slice(start, min(start + step, part.stop))
             yield rows, gradient[rows.start - part.start : rows.stop - part.start]
 
-    def add_to_value(self, factor, keep=1.0):
-        """`value = keep * value + factor * gradient`, a product's gradient without writing it down."""
+    def add_to_value(self, factor, keep=None):
+        """`value = keep * value + factor * gradient`, a product's gradient without writing it down.
+
+        Args:
+            factor: a number, or a scalar array.
+            keep: the same; None for 1.
+        """
         self._join()
         if self._products:
             add_product(self.value, *self._products[0], factor, keep)
-        elif keep != 1:
+        elif keep is not None:
             self.value *= keep
         if self._whole:
             fused(_add_scaled)(self.value, self._whole[0][1], factor)
@@ -180,7 +185,7 @@ class Parameter:
         if not self._products:
             return self._whole[0][1][rows].copy()
         left, right = self._products[0]
-        gradient = (left if rows is ... else left[rows]) @ right
+        gradient = matmul(left if rows is ... else left[rows], right)
         if self._whole:
             gradient += self._whole[0][1][rows]
         return gradient

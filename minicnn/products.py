@@ -14,6 +14,7 @@ import functools
 import numpy as np
 
 from minicnn.backend import array_module
+from minicnn.errors import BackendError
 from minicnn.threads import blas_libraries, blas_multiplies_small, in_parallel, parts, shares
 
 SHARED_WORK = 2**25  # multiply-adds from which it pays to share work out among the cores
@@ -28,9 +29,10 @@ def product(a, b, out=None):
     A product of (5000, 25088) and (25088, 32) takes 64 ms so, and 80 ms when BLAS itself shares it out. Cut into small
     products it takes 41, with 128 columns 150 instead of 184, and with 512 columns 609 instead of 639.
     """
-    xp = array_module(a)
-    if xp is not np or a.size * b.shape[1] < SHARED_WORK:
-        return xp.matmul(a, b, out=out)
+    if array_module(a) is not np:
+        return device_product(a, b, out)
+    if a.size * b.shape[1] < SHARED_WORK:
+        return np.matmul(a, b, out=out)
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
     N = b.shape[1]
@@ -65,7 +67,7 @@ def stacked_product(a, b, out=None):
     """`a @ b` of stacks of matrices (G, S, rows, inner) and (G, S, inner, columns); on the GPU S must be 1.
 
     Cut to small products, the second convolution of two_conv takes 1.1 ms for 16 images, and 1.5 whole.
-    CuPy copies both stacks before it multiplies them, but not single matrices, which cuBLAS takes as they lie.
+    There are as many matrices as the convolution has groups, and cuBLAS takes each as it lies.
     """
     xp = array_module(a)
     if out is None:
@@ -75,7 +77,7 @@ def stacked_product(a, b, out=None):
         np.matmul(a[:, :, None], _cut(b, width), out=_cut(out, width))
         return out
     for group in range(len(b)):
-        xp.matmul(a[group, 0], b[group, 0], out=out[group, 0])
+        device_product(a[group, 0], b[group, 0], out[group, 0])
     return out
 
 
@@ -113,7 +115,12 @@ def _cut(stack, width):
     return stack.reshape(*stack.shape[:3], -1, width).swapaxes(2, 3)
 
 
-def add_product(out, left, right, factor, keep):
+def matmul(a, b):
+    """`a @ b` in one piece: for small matrices, and where the cores are already at work on parts."""
+    return a @ b if array_module(a) is np else device_product(a, b)
+
+
+def add_product(out, left, right, factor, keep=None):
     """`out = keep * out + factor * (left @ right)` in place, without writing the product down.
 
     That is BLAS's `gemm`, of which `matmul` offers only the product. The step of a dense weight of (5000, 25088) at
@@ -122,12 +129,14 @@ def add_product(out, left, right, factor, keep):
     Args:
         out: (rows, columns), changed.
         left, right: (rows, N) and (N, columns), of the same dtype.
-        factor, keep: numbers.
+        factor, keep: numbers, or scalar arrays; `keep` None for 1.
     """
-    xp = array_module(out)
-    if xp is not np:
-        xp.cublas.gemm("N", "N", left, right, out=out, alpha=factor, beta=keep)
+    if array_module(out) is not np:
+        if keep is not None:
+            out *= keep
+        device_product(left * factor, right, out, keep=1.0)
         return
+    keep = 1.0 if keep is None else keep
     left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
     suits = out.flags.c_contiguous and out.flags.writeable and left.dtype == right.dtype == out.dtype
     gemm = _gemm(out.dtype.char) if suits else None
@@ -166,3 +175,59 @@ def _gemm(dtype):
         )
 
     return gemm
+
+
+def device_product(a, b, out=None, keep=0.0):
+    """`a @ b` on the GPU, or `out = keep * out + a @ b`: matrices that lie by rows or by columns, taken as they lie.
+
+    CuPy's `matmul` calls the same function of cuBLAS, but refuses to while a step is recorded (cupy/cupy#6290).
+
+    Raises:
+        BackendError: cuBLAS reports an error.
+    """
+    xp = array_module(a)
+    if out is None:
+        out = xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
+    if cublas(xp) is None:
+        return xp.cublas.gemm("N", "N", a, b, out=out, beta=keep)
+    if not out.flags.c_contiguous:
+        out[...] = device_product(a, b)  # a tile of an image: here `keep` is 0
+        return out
+    # To cuBLAS, which counts columns first, a matrix that lies by rows is turned over: it makes out.T = b.T @ a.T.
+    (a, a_row, a_turned), (b, b_row, b_turned) = _as_it_lies(a), _as_it_lies(b)
+    (m, n), k = out.shape, a.shape[1]
+    gemm, number = cublas(xp)[a.dtype.char]
+    factors = number(1), number(keep)
+    handle = xp.cuda.device.get_cublas_handle()
+    cublas(xp)["stream"](ctypes.c_void_p(handle), ctypes.c_void_p(xp.cuda.get_current_stream().ptr))
+    status = gemm(
+        *(ctypes.c_void_p(handle), b_turned, a_turned, n, m, k),
+        *(ctypes.byref(factors[0]), ctypes.c_void_p(b.data.ptr), b_row, ctypes.c_void_p(a.data.ptr), a_row),
+        *(ctypes.byref(factors[1]), ctypes.c_void_p(out.data.ptr), n),
+    )
+    if status:
+        raise BackendError(f"cuBLAS reports error {status} for a product of {a.shape} and {b.shape}")
+    return out
+
+
+def _as_it_lies(matrix):
+    """A matrix, the distance of its rows or columns in memory, and 1 where it lies by columns."""
+    if not matrix.flags.c_contiguous and matrix.flags.f_contiguous:
+        return matrix, matrix.shape[0], 1
+    return array_module(matrix).ascontiguousarray(matrix), matrix.shape[1], 0
+
+
+@functools.cache
+def cublas(xp):
+    """cuBLAS's products by dtype, from the library that CuPy has loaded; None with another one, as on ROCm."""
+    if xp.cuda.runtime.is_hip:
+        return None
+    version = xp.cuda.runtime.runtimeGetVersion() // 1000
+    for name in (f"libcublas.so.{version}", f"cublas64_{version}.dll"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        gemms = {"f": (library.cublasSgemm_v2, ctypes.c_float), "d": (library.cublasDgemm_v2, ctypes.c_double)}
+        return gemms | {"stream": library.cublasSetStream_v2}
+    return None

@@ -25,6 +25,7 @@ from minicnn.checks import whole_number
 from minicnn.datasets.splits import Rows, stratified_split
 from minicnn.divergence import Guard
 from minicnn.errors import DivergenceError, InputError
+from minicnn.graph import RecordedStep, can_record
 from minicnn.interrupts import Interrupts
 from minicnn.losses import Loss, SoftmaxCrossEntropy, as_labels
 from minicnn.metrics import correct
@@ -172,6 +173,9 @@ def fit(
         callback.on_train_begin()
     if file is not None:
         file.begin()
+    recorded = None
+    if can_record(model, run.loss, run.optimizer):
+        recorded = RecordedStep(model, run.loss, run.optimizer)
     # What overflows is watched by the guard, which says more than NumPy's warning.
     with Guard(model, run.loss) as guard, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         while run.epoch < epochs and not run.finished and not interrupts.asked:
@@ -181,7 +185,7 @@ def fit(
             if not isinstance(x, np.ndarray):  # on the device: then the batches' indices are there, too
                 order = to_device(order)
             with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
-                _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts)
+                _train_epoch(run, x, y, order, recorded, guard, progress, file, checkpoint_every, interrupts)
                 if not run.seen:  # a callback stopped the training before its first batch
                     break
                 if not interrupts.asked:
@@ -198,7 +202,7 @@ def fit(
     return run.history
 
 
-def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint_every, interrupts):
+def _train_epoch(run, x, y, order, recorded, guard, progress, file, checkpoint_every, interrupts):
     """Every image once, from the run's place on."""
     model, parameters = run.model, run.model.parameters()
     started = saved = time.perf_counter()
@@ -206,19 +210,24 @@ def _train_epoch(run, x, y, order, batch_size, guard, progress, file, checkpoint
     if run.batch == 0:
         for callback in run.callbacks:
             callback.on_epoch_begin(run.epoch)
-    starts = range(run.batch * batch_size, len(order), batch_size)
-    batches = [order[start : start + batch_size] for start in starts]
+    starts = range(run.batch * run.batch_size, len(order), run.batch_size)
+    batches = [order[start : start + run.batch_size] for start in starts]
     for rows, images in zip(batches, fed(x, batches), strict=True):
         if model.stop_training:
             break
         labels = to_device(take(y, rows))
 
-        outputs, backward = model.forward(images, training=True)
-        loss, doutputs = run.loss.compute(outputs, labels)
-        guard.look_at_loss(loss, run, images, labels)
-        backward(doutputs, input_gradient=False)
-        guard.look_at_gradient(run, images, labels)
-        run.optimizer.step(parameters)
+        looks = guard.looks_at(run)
+        if recorded is not None and not looks and recorded.takes(images, labels):
+            loss, outputs = recorded(images, labels)  # the same as what follows, as one launch
+        else:
+            outputs, backward = model.forward(images, training=True)
+            loss, doutputs = run.loss.compute(outputs, labels)
+            if looks:
+                guard.look_at_loss(loss, run, images, labels)
+            backward(doutputs, input_gradient=False)
+            guard.look_at_gradient(run, images, labels)
+            run.optimizer.step(parameters)
 
         run.count(loss, outputs, labels)
         progress.update(len(rows), run.means)

@@ -2,10 +2,13 @@
 
 It computes with NumPy underneath, and refuses what would fail or silently copy on a device: NumPy functions on its
 arrays, NumPy arrays mixed in, `float()`, truth values, iteration. `asarray` and `.get()` are the only bridges, and
-are counted. It offers only names that CuPy offers, where CuPy can be imported (which needs no GPU). As CuPy does, and
+are counted. While a stream is captured it writes down what is asked for, and the graph does that each time it is
+launched. It offers only names that CuPy offers, where CuPy can be imported (which needs no GPU). As CuPy does, and
 NumPy does not, it lays every result out in C order, whatever the order of the arguments.
 """
 
+import contextlib
+import ctypes
 import operator
 import types
 
@@ -25,11 +28,12 @@ launches = []
 #: Launches that read or write an array against its order in memory, which a GPU does many times slower.
 against_order = []
 
-#: What may: copies into another order, and cuBLAS, which takes a matrix either way.
-COPIES = ("ascontiguousarray", "concatenate", "matmul")
+#: What may: copies into another order.
+COPIES = ("copy", "concatenate")
 
-#: What computes nothing.
-VIEWS = ("reshape", "transpose", "swapaxes", "moveaxis", "broadcast_to", "as_strided", "empty", "result_type", "ravel")
+#: What computes nothing; the first three copy where there is no such view.
+COPY_OR_VIEW = ("ascontiguousarray", "reshape", "ravel")
+VIEWS = (*COPY_OR_VIEW, "transpose", "swapaxes", "moveaxis", "broadcast_to", "as_strided", "empty", "result_type")
 
 
 class Array:
@@ -49,16 +53,22 @@ class Array:
     strides = property(lambda self: self._values.strides)
     flags = property(lambda self: self._values.flags)
     T = property(lambda self: Array(self._values.T))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._values.ctypes.data))
 
     def get(self):
         """The one way to the host."""
+        if recording is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: a copy to the host while a stream is captured")
         copies.append(("to host", self.shape))
         return self._values.copy()
 
-    def set(self, values, stream):
-        """A copy to the device that is made when somebody waits for the stream."""
+    def set(self, values, stream=None):
+        """A copy to the device; with a stream it is made when somebody waits for that."""
         copies.append(("to device", values.shape))
-        stream.pending.append(lambda: self._values.__setitem__(..., values))
+        if stream is None:
+            self._values[...] = values
+        else:
+            stream.pending.append(lambda: self._values.__setitem__(..., values))
 
     def __len__(self):
         if not self.shape:
@@ -67,15 +77,14 @@ class Array:
 
     def __getitem__(self, key):
         if any(isinstance(item, Array) for item in (key if isinstance(key, tuple) else (key,))):
-            launches.append("take")
+            return _kernel("take", (), lambda: self._values[_index(key)])
         return Array(np.asarray(self._values[_index(key)]))
 
     def __setitem__(self, key, value):
         place, value = self._values[_index(key)], _inner(value)
         if isinstance(value, np.ndarray) and value.ctypes.data == place.ctypes.data and value.strides == place.strides:
             launches.append("copy")  # after `a[key] += b` CuPy copies the sum away, and back
-        launches.append("copy")
-        self._values[_index(key)] = value
+        _kernel("copy", (), lambda: self._values.__setitem__(_index(key), value), in_place=True)
 
     def __getattr__(self, name):
         if name.startswith("_") or (cupy is not None and not hasattr(cupy.ndarray, name)):
@@ -103,27 +112,39 @@ def _launch(name, arguments):
                 against_order.append((name, item.shape))
 
 
-def _result(values, arguments=()):
-    """An array on the device, in C order but for views."""
-    values = np.asarray(values)
-    is_view = any(isinstance(item, np.ndarray) and np.may_share_memory(values, item) for item in arguments)
-    return Array(values if is_view else np.asarray(values, order="C"))
+def _kernel(name, arguments, compute, in_place=False):
+    """Launch a kernel: its result, a new array in C order; or nothing, where it changes one of its arguments."""
+    _launch(name, arguments)
+    if not in_place:
+        result = np.asarray(compute(), order="C")
+        if recording is not None:
+            recording.append(lambda: np.copyto(result, compute()))
+        return Array(result)
+    if recording is None:
+        compute()
+    else:
+        recording.append(compute)
+    return None
+
+
+def _unary(name):
+    return lambda self: _kernel(name, (self._values,), lambda: getattr(operator, name)(self._values))
 
 
 def _operator(name):
     function = getattr(operator, name)
 
     def forward(self, other):
-        _launch(name, (self._values, _inner(other)))
-        return _result(function(self._values, _inner(other)))
+        values = self._values, _inner(other)
+        return _kernel(name, values, lambda: function(*values))
 
     def reflected(self, other):
-        _launch(name, (self._values, _inner(other)))
-        return _result(function(_inner(other), self._values))
+        values = _inner(other), self._values
+        return _kernel(name, values, lambda: function(*values))
 
     def in_place(self, other):
-        _launch(name, (self._values, _inner(other)))
-        getattr(operator, f"i{name}")(self._values, _inner(other))
+        values = self._values, _inner(other)
+        _kernel(name, values, lambda: getattr(operator, f"i{name}")(*values), in_place=True)
         return self
 
     return forward, reflected, in_place
@@ -135,7 +156,7 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 for _name in ("lt", "le", "eq", "ne", "gt", "ge", "and_", "or_", "xor"):
     setattr(Array, f"__{_name.strip('_')}__", _operator(_name)[0])
 for _name in ("neg", "abs", "invert", "pos"):
-    setattr(Array, f"__{_name}__", lambda self, name=_name: Array(np.asarray(getattr(operator, name)(self._values))))
+    setattr(Array, f"__{_name}__", _unary(_name))
 Array.__hash__ = object.__hash__
 
 
@@ -156,17 +177,22 @@ def _index(key):
 
 def _wrapped(function, name, owner=()):
     def call(*args, **options):
-        args, options = [*map(_inner, args)], {key: _inner(value) for key, value in options.items()}
-        if name not in VIEWS:
-            _launch(name, (*args, *options.values(), *owner))
-        result = function(*args, **options)
-        if name == "reshape" and not np.may_share_memory(result, owner[0] if owner else args[0]):
-            launches.append("copy")
-        if isinstance(result, tuple):
-            return tuple(_result(item) for item in result)
-        if name == "result_type" or result is None:
-            return result
-        return _result(result, (*args, *options.values(), *owner))
+        values, choices = [*map(_inner, args)], {key: _inner(value) for key, value in options.items()}
+        arguments = (*values, *choices.values(), *owner)
+
+        def compute():
+            return function(*values, **choices)
+
+        if name in VIEWS:
+            result = compute()
+            if name not in COPY_OR_VIEW or np.may_share_memory(result, owner[0] if owner else values[0]):
+                return result if name == "result_type" else Array(np.asarray(result))
+        if name == "fill":
+            return _kernel(name, arguments, compute, in_place=True)
+        if choices.get("out") is None:
+            return _kernel("copy" if name in VIEWS else name, arguments, compute)
+        _kernel(name, arguments, compute, in_place=True)
+        return options["out"]
 
     return call
 
@@ -213,6 +239,36 @@ class _Stream:
     def synchronize(self):
         self.record().synchronize()
 
+    ptr = 0
+
+    def __enter__(self):
+        _current.append(self)
+
+    def __exit__(self, *_):
+        _current.pop()
+
+    def begin_capture(self):
+        global recording
+        assert self is not _computing, "the default stream cannot be captured"
+        recording = []
+
+    def end_capture(self):
+        global recording
+        graph, recording = _Graph(recording), None
+        return graph
+
+
+class _Graph:
+    """What was asked for while a stream was captured, as one launch."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def launch(self):
+        launches.append("graph")
+        for item in self.work:
+            item()
+
 
 class _Event:
     def __init__(self, stream, count):
@@ -229,13 +285,19 @@ class _Event:
                 self.stream.pending[number] = None
 
 
+recording = None  # what is asked for while a stream is captured: functions of nothing
 streams, host_waits = [], []
 _computing = _Stream()
+_current = [_computing]
 strict.cuda = types.SimpleNamespace(
     Device=lambda: types.SimpleNamespace(mem_info=(memory["free"], 2**30)),
     Stream=_Stream,
-    get_current_stream=lambda: _computing,
+    get_current_stream=lambda: _current[-1],
     alloc_pinned_memory=bytearray,
+    MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+    using_allocator=lambda allocator: contextlib.nullcontext(),
+    device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
+    runtime=types.SimpleNamespace(is_hip=True),  # so that no real cuBLAS is asked for
 )
 strict.random = types.SimpleNamespace(default_rng=_Generator)
 
@@ -248,8 +310,30 @@ def _asarray(values, dtype=None):
 
 
 def _gemm(transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
-    launches.append("gemm")
-    out._values[...] = _inner(alpha) * (a._values @ b._values) + beta * out._values
+    a, b, c = _inner(a), _inner(b), _inner(out)
+    _kernel("gemm", (), lambda: np.copyto(c, alpha * (a @ b) + (beta * c if beta else 0)), in_place=True)
+    return out
+
+
+def _cublas_gemm(kind):
+    """cuBLAS's product, with matrices given by address: `C = alpha * op(A) @ op(B) + beta * C`, columns first."""
+
+    def matrix(address, rows, columns, ld):
+        assert ld >= rows > 0 and columns > 0
+        whole = np.ctypeslib.as_array((kind * (ld * columns)).from_address(address.value))
+        return whole.reshape(columns, ld)[:, :rows].T
+
+    def gemm(handle, turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        a = matrix(a, k, m, lda).T if turn_a else matrix(a, m, k, lda)
+        b = matrix(b, n, k, ldb).T if turn_b else matrix(b, k, n, ldb)
+        _gemm("N", "N", Array(a), Array(b), Array(matrix(c, m, n, ldc)), alpha._obj.value, beta._obj.value)
+        return 0
+
+    return gemm, kind
+
+
+#: What `minicnn.products.cublas` finds on a device.
+cublas = {"f": _cublas_gemm(ctypes.c_float), "d": _cublas_gemm(ctypes.c_double), "stream": lambda handle, stream: 0}
 
 
 def _fuse(kernel_name):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from layer_cases import all_layers, built
+from test_backend import OPTIMIZERS
 from test_training import small_model, small_set
 
 import minicnn as mc
+from minicnn.graph import RecordedStep, can_record
 
 pytestmark = pytest.mark.gpu
 
@@ -67,6 +69,39 @@ def test_two_runs_give_the_same_bits(optimizer):
     assert first[0]["loss"] == second[0]["loss"]
     for name in first[1]:
         np.testing.assert_array_equal(first[1][name], second[1][name])
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_recorded_run_is_the_run_kernel_by_kernel(make, monkeypatch, recwarn):
+    x, y = small_set(400)
+    found = []
+    for records in (True, False):
+        monkeypatch.setattr("minicnn.training.can_record", can_record if records else lambda *_: False)
+        model = small_model()
+        history = model.fit(x, y, 2, 16, make(), validation_split=0.2, verbose=False)
+        found.append([history["loss"], *(mc.to_numpy(p.value).tolist() for p in model.parameters().values())])
+    assert can_record(model, mc.SoftmaxCrossEntropy(), make()) and not recwarn.list
+    assert found[0] == found[1]
+
+
+def test_a_recorded_step_of_the_labs_networks(rng):
+    x, y = rng.random((32, 1, 28, 28), dtype="float32"), rng.integers(0, 10, 32)
+    x, y, loss_function = mc.to_device(x), mc.to_device(y), mc.SoftmaxCrossEntropy()
+    for make in (mc.networks.lenet5, mc.networks.conv_pool, mc.networks.two_conv):
+        losses = []
+        for records in (True, False):
+            model, optimizer = make(), mc.SGD(0.05)
+            step = RecordedStep(model, loss_function, optimizer)
+            for _ in range(4):
+                if records:
+                    loss, _ = step(x, y)
+                else:
+                    logits, backward = model.forward(x, training=True)
+                    loss, dlogits = loss_function.compute(logits, y)
+                    backward(dlogits, input_gradient=False)
+                    optimizer.step(model.parameters())
+                losses.append(float(loss))
+        assert losses[:4] == losses[4:] and losses[3] < losses[0]
 
 
 def test_a_run_from_the_host_is_the_run_on_the_device(monkeypatch):
