@@ -4,7 +4,7 @@ The three networks of the lab, a training step at batch 32, 128, 512 and 4096, e
 minicnn runs as `fit` does, as one recorded CUDA graph (`ours`), and kernel by kernel; PyTorch eager, compiled
 (`torch.compile`), and as one captured CUDA graph. Beside the times stand two limits of
 the device, measured here: the step's multiply-adds at the rate of a large matrix product, and the weights' way through
-memory (read, written, and Adam's two means with them) at the rate of a large copy.
+memory (read forward, back and by the update, and written; with Adam its two means, too) at the rate of a large copy.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from minicnn.graph import RecordedStep
 
 NETWORKS = ("lenet5", "conv_pool", "two_conv")
 BATCHES = (32, 128, 512, 4096)
+GOALS = {"lenet5": (0.5, 8), "conv_pool": (1.0, 10), "two_conv": (1.0, 30)}  # of PyTorch eager; us an image, batch 32
 
 
 def ours(name, x, labels, recorded):
@@ -162,12 +163,21 @@ def main():
                 print(f"{name:10} {batch:5}  {contender:10} {middle:10.3f} {1000 * middle / batch:12.2f}  {ratio}")
             model = getattr(mc.networks, name)()
             work = 3 * batch * model._work[1] / rate  # forward, and two products back
-            moved = model.count_parameters() * 4 * (6 if name == "lenet5" else 2) / bandwidth
+            moved = model.count_parameters() * 4 * (8 if name == "lenet5" else 4) / bandwidth
             share = 1000 * max(work, moved) / statistics.median(times["ours"])
             print(
                 f"{name:10} {batch:5}  limits: arithmetic {1000 * work:.3f} ms, weights {1000 * moved:.3f} ms; "
                 f"the larger is {share:.0%} of our step"
             )
+            if batch == 32:
+                most, microseconds = GOALS[name]
+                image = 1000 * statistics.median(times["ours"]) / batch
+                reached = "reached" if image <= microseconds else "missed"
+                print(f"{name:10} {batch:5}  goal: at most {microseconds} us an image: {reached}", end="")
+                if "eager" in times:
+                    middle = statistics.median(a / b for a, b in zip(times["ours"], times["eager"], strict=True))
+                    print(f"; {most} of PyTorch eager: {'reached' if middle <= most else 'missed'}", end="")
+                print()
     return 0
 
 

@@ -49,10 +49,10 @@ class RecordedStep:
 
     def __init__(self, model, loss, optimizer):
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.parameters = model.parameters()
         self.stream = active().cuda.Stream(non_blocking=True)  # the default stream cannot be captured
         self.pool = active().cuda.MemoryPool()  # memory that nobody else is given, while the graph writes there
-        self.batch = self.graph = self.fixed = self.sent = None
+        self.batch = self.numbers = self.sent = self.graph = self.result = None
+        self.arrays, self.settings = [], {}  # what the graph holds by address, and by value
         self.failed = False
 
     def takes(self, images, labels):
@@ -61,48 +61,55 @@ class RecordedStep:
         return not self.failed and (self.batch is None or given == [(part.shape, part.dtype) for part in self.batch])
 
     def __call__(self, images, labels):
+        self._put(images, labels)
+        if not self._is_unchanged():  # as in the first call: a step that makes all kernels and finds all memory
+            self.graph = None
+            result = self._beside(self._step)
+            self.arrays, self.settings = self._arrays(), self._settings()
+            return result
+        if self.graph is not None:
+            self.optimizer.steps += 1
+        elif not self._record():
+            return self._step()
+        self.graph.launch()
+        loss, outputs = self.result
+        return loss.copy(), outputs
+
+    def _put(self, images, labels):
+        """The batch and the optimizer's numbers to where the graph reads them."""
         numbers = self.optimizer.numbers()
         if self.batch is None:
             self.batch = [active().empty(part.shape, dtype=part.dtype) for part in (images, labels)]
             self.numbers = [active().empty((), dtype=self.model.dtype) for _ in numbers]
+            self.sent = [None] * len(numbers)
         for place, part in zip(self.batch, (images, labels), strict=True):
             place[...] = part
-        for place, number, last in zip(self.numbers, numbers, self.sent or [None] * len(numbers), strict=True):
+        for place, number, last in zip(self.numbers, numbers, self.sent, strict=True):
             if number != last:
                 place.fill(number)  # a kernel that has the number as its argument, not a copy to wait for
         self.sent = numbers
-        if self.graph is not None and self.fixed == self._fixed():
-            self.optimizer.steps += 1
-            return self._launched()
-        if self.fixed != self._fixed():  # the first call, or something was changed: a step that finds all memory
-            result = self._beside(self._step)
-            self.graph, self.fixed = None, self._fixed()
-            return result
-        steps = self.optimizer.steps
-        try:
-            self.graph, self.result = self._beside(self._record)
-        except Exception as error:  # of CuPy's, which cannot be named without it
-            warnings.warn(f"the training step cannot be recorded and goes on kernel by kernel: {error}", stacklevel=2)
-            self.failed = True
-            self.optimizer.steps = steps
-            for parameter in self.parameters.values():
-                parameter.clear_gradient()
-            return self._step()
-        return self._launched()
-
-    def _launched(self):
-        self.graph.launch()
-        loss, outputs = self.result
-        return loss.copy(), outputs
 
     def _step(self):
         outputs, backward = self.model.forward(self.batch[0], training=True)
         loss, doutputs = self.loss.compute(outputs, self.batch[1])
         backward(doutputs, input_gradient=False)
-        self.optimizer.step(self.parameters, self.numbers)
+        self.optimizer.step(self.model.parameters(), self.numbers)
         return loss, outputs
 
     def _record(self):
+        """Write a step down; False, and everything as before, where that fails."""
+        steps = self.optimizer.steps
+        try:
+            self.graph, self.result = self._beside(self._captured)
+        except Exception as error:  # of CuPy's, which cannot be named without it
+            warnings.warn(f"the training step cannot be recorded and goes on kernel by kernel: {error}", stacklevel=3)
+            self.failed = True
+            self.optimizer.steps = steps
+            for parameter in self.model.parameters().values():
+                parameter.clear_gradient()
+        return not self.failed
+
+    def _captured(self):
         self.stream.begin_capture()
         try:
             result = self._step()
@@ -120,9 +127,16 @@ class RecordedStep:
         current.wait_event(self.stream.record())
         return result
 
-    def _fixed(self):
-        """What a graph holds by address or value, and somebody might change between two steps."""
-        arrays = [parameter.value for parameter in self.parameters.values()]
-        arrays += [array for slots in self.optimizer.state.values() for array in slots.values()]
-        settings = {name: value for name, value in vars(self.optimizer).items() if isinstance(value, (int, float))}
-        return [id(array) for array in arrays], settings | {"steps": 0}
+    def _arrays(self):
+        arrays = [parameter.value for parameter in self.model.parameters().values()]
+        return arrays + [array for slots in self.optimizer.state.values() for array in slots.values()]
+
+    def _settings(self):
+        numbers = {name: value for name, value in vars(self.optimizer).items() if isinstance(value, (int, float))}
+        return numbers | {"steps": None}  # which change in every step
+
+    def _is_unchanged(self):
+        """Whether nobody has put other weights, state or settings into the model or the optimizer since."""
+        now = self._arrays()
+        same = len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
+        return same and self._settings() == self.settings
