@@ -116,9 +116,11 @@ def _kernel(name, arguments, compute, in_place=False):
     """Launch a kernel: its result, a new array in C order; or nothing, where it changes one of its arguments."""
     _launch(name, arguments)
     if not in_place:
-        result = np.asarray(compute(), order="C")
-        if recording is not None:
-            recording.append(lambda: np.copyto(result, compute()))
+        if recording is None:
+            return Array(np.asarray(compute(), order="C"))
+        with np.errstate(all="ignore"):  # of numbers that have not been computed yet: only the shape counts
+            result = np.asarray(compute(), order="C")
+        recording.append(lambda: np.copyto(result, compute()))
         return Array(result)
     if recording is None:
         compute()
