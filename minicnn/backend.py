@@ -221,7 +221,8 @@ def fused(*functions):
         if first.ndim < 2 or first.strides[0] >= first.strides[-1]:
             return _kernels[key](*arguments)
         turned = (batch_last(item) if getattr(item, "ndim", 0) == first.ndim else item for item in arguments)
-        return batch_first(_kernels[key](*turned))
+        result = _kernels[key](*turned)
+        return None if result is None else batch_first(result)
 
     return call
 

@@ -480,11 +480,13 @@ def _forward_through(layers, x, training):
 
     On the GPU a layer leaves its bias to the activation after it, which adds it in its own kernel.
     """
-    steps, to_add = [], {}
+    steps, options = [], {}
     for layer, following in zip(layers, [*layers[1:], None], strict=False):
         leaves_bias = array_module(x) is not np and _can_leave_bias(layer, following)
-        x, way_back = layer.forward(x, training, **to_add, **({"add_bias": False} if leaves_bias else {}))
-        to_add = {"bias": layer.bias.value} if leaves_bias else {}
+        if leaves_bias:
+            options = {"add_bias": False}
+        x, way_back = layer.forward(x, training, **options)
+        options = {"bias": layer.bias.value} if leaves_bias else {}
         steps.append((layer, way_back))
     return x, steps
 
