@@ -200,31 +200,36 @@ def fused(*functions):
     array([1., 1.])
     """
 
-    def in_turn(xp, *arguments):
-        first, *others = functions
-        result = first(xp, *arguments)
-        for function in others:
-            result = function(xp, result)
-        return result
-
     def call(*arguments):
         first = arguments[0]
         xp = array_module(first)
         if xp is np:
-            return in_turn(np, *arguments)
-        key = xp, *(function.__code__ for function in functions)
-        if key not in _kernels:
-            name = re.sub(r"\W", "_", "_".join(function.__qualname__ for function in functions))
-            _kernels[key] = xp.fuse(kernel_name=name.replace("__locals__", "_"))(lambda *arrays: in_turn(xp, *arrays))
+            return _in_turn(np, functions, arguments)
+        kernel = _kernel(xp, functions)
         # A Python number would be a float64 to CuPy 13, and with it the result.
         arguments = [first.dtype.type(item) if isinstance(item, float) else item for item in arguments]
         if first.ndim < 2 or first.strides[0] >= first.strides[-1]:
-            return _kernels[key](*arguments)
+            return kernel(*arguments)
         turned = (batch_last(item) if getattr(item, "ndim", 0) == first.ndim else item for item in arguments)
-        result = _kernels[key](*turned)
+        result = kernel(*turned)
         return None if result is None else batch_first(result)
 
     return call
+
+
+def _in_turn(xp, functions, arguments):
+    result = functions[0](xp, *arguments)
+    for function in functions[1:]:
+        result = function(xp, result)
+    return result
+
+
+def _kernel(xp, functions):
+    key = xp, *(function.__code__ for function in functions)
+    if key not in _kernels:
+        name = re.sub(r"\W", "_", "_".join(function.__qualname__ for function in functions)).replace("__locals__", "_")
+        _kernels[key] = xp.fuse(kernel_name=name)(lambda *arguments: _in_turn(xp, functions, arguments))
+    return _kernels[key]
 
 
 _kernels = {}  # (module, code of each function) -> the kernel
