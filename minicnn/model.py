@@ -480,9 +480,9 @@ def _forward_through(layers, x, training):
 
     On the GPU a layer leaves its bias to the activation after it, which adds it in its own kernel.
     """
-    steps, options = [], {}
+    steps, options, on_gpu = [], {}, array_module(x) is not np
     for layer, following in zip(layers, [*layers[1:], None], strict=False):
-        leaves_bias = array_module(x) is not np and _can_leave_bias(layer, following)
+        leaves_bias = on_gpu and _can_leave_bias(layer, following)
         if leaves_bias:
             options = {"add_bias": False}
         x, way_back = layer.forward(x, training, **options)
