@@ -188,7 +188,8 @@ def device_product(a, b, out=None, keep=0.0):
     xp = array_module(a)
     if out is None:
         out = xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
-    if cublas(xp) is None:
+    library = cublas(xp)
+    if library is None:
         return xp.cublas.gemm("N", "N", a, b, out=out, beta=keep)
     if not out.flags.c_contiguous:
         out[...] = device_product(a, b)  # a tile of an image: here `keep` is 0
@@ -196,10 +197,10 @@ def device_product(a, b, out=None, keep=0.0):
     # To cuBLAS, which counts columns first, a matrix that lies by rows is turned over: it makes out.T = b.T @ a.T.
     (a, a_row, a_turned), (b, b_row, b_turned) = _as_it_lies(a), _as_it_lies(b)
     (m, n), k = out.shape, a.shape[1]
-    gemm, number = cublas(xp)[a.dtype.char]
+    gemm, number = library[a.dtype.char]
     factors = number(1), number(keep)
     handle = xp.cuda.device.get_cublas_handle()
-    cublas(xp)["stream"](ctypes.c_void_p(handle), ctypes.c_void_p(xp.cuda.get_current_stream().ptr))
+    library["stream"](ctypes.c_void_p(handle), ctypes.c_void_p(xp.cuda.get_current_stream().ptr))
     status = gemm(
         *(ctypes.c_void_p(handle), b_turned, a_turned, n, m, k),
         *(ctypes.byref(factors[0]), ctypes.c_void_p(b.data.ptr), b_row, ctypes.c_void_p(a.data.ptr), a_row),

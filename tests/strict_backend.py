@@ -62,13 +62,10 @@ class Array:
         copies.append(("to host", self.shape))
         return self._values.copy()
 
-    def set(self, values, stream=None):
-        """A copy to the device; with a stream it is made when somebody waits for that."""
+    def set(self, values, stream):
+        """A copy to the device that is made when somebody waits for the stream."""
         copies.append(("to device", values.shape))
-        if stream is None:
-            self._values[...] = values
-        else:
-            stream.pending.append(lambda: self._values.__setitem__(..., values))
+        stream.pending.append(lambda: self._values.__setitem__(..., values))
 
     def __len__(self):
         if not self.shape:

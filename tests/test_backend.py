@@ -12,6 +12,7 @@ import types
 import numpy as np
 import pytest
 import strict_backend
+from device_cases import looked_into, weights_after
 from layer_cases import all_layers, built
 from strict_backend import copies, strict
 from test_training import small_model, small_set
@@ -173,28 +174,16 @@ def test_a_model_saved_on_one_is_loaded_on_the_other(device, tmp_path):
 
 
 def test_a_checkpoint_goes_on_on_the_device(device, tmp_path):
-    x, y = small_set(40)
-
-    def train(epochs, path, resume):
-        model = small_model(dropout=True)
-        model.fit(x, y, epochs, 8, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
-        return [mc.to_numpy(p.value) for p in model.parameters().values()]
-
-    whole = train(4, tmp_path / "whole.npz", False)
-    train(2, tmp_path / "cut.npz", False)
-    for a, b in zip(whole, train(4, tmp_path / "cut.npz", True), strict=True):
+    whole = weights_after(4, tmp_path / "whole.npz", False, images=40, batch_size=8)
+    weights_after(2, tmp_path / "cut.npz", False, images=40, batch_size=8)
+    resumed = weights_after(4, tmp_path / "cut.npz", True, images=40, batch_size=8)
+    for a, b in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_a_network_is_looked_into_as_on_the_host(device, rng):
     image = rng.integers(0, 256, (28, 28), dtype=np.uint8)
-    found = []
-    for backend in ("numpy", strict):
-        mc.use(backend)
-        model = mc.networks.lenet5()
-        mc.explain(model, image, training=True)
-        found.append((mc.attribution.saliency(model, image), mc.attribution.occlusion(model, image, size=7, stride=7)))
-    for host, there in zip(*found, strict=True):
+    for host, there in zip(*looked_into(image, ("numpy", strict)), strict=True):
         np.testing.assert_allclose(there, host, rtol=1e-4, atol=1e-7)
 
 

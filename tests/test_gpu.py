@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from device_cases import looked_into, weights_after
 from layer_cases import all_layers, built
 from test_backend import OPTIMIZERS
 from test_training import small_model, small_set
@@ -114,16 +115,9 @@ def test_a_run_from_the_host_is_the_run_on_the_device(monkeypatch):
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_bits(tmp_path):
-    x, y = small_set(50)
-
-    def weights(epochs, path, resume):
-        model = small_model(dropout=True)
-        model.fit(x, y, epochs, 16, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
-        return [mc.to_numpy(p.value) for p in model.parameters().values()]
-
-    whole = weights(4, tmp_path / "whole.npz", False)
-    weights(2, tmp_path / "cut.npz", False)
-    for a, b in zip(whole, weights(4, tmp_path / "cut.npz", True), strict=True):
+    whole = weights_after(4, tmp_path / "whole.npz", False)
+    weights_after(2, tmp_path / "cut.npz", False)
+    for a, b in zip(whole, weights_after(4, tmp_path / "cut.npz", True), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -143,13 +137,7 @@ def test_a_convolution_by_tiles(rng, monkeypatch):
 
 def test_a_network_is_looked_into_as_on_the_host(rng):
     image = rng.integers(0, 256, (28, 28), dtype=np.uint8)
-    found = []
-    for backend in ("numpy", "cupy"):
-        mc.use(backend)
-        model = mc.networks.lenet5()
-        mc.explain(model, image, training=True)
-        found.append((mc.attribution.saliency(model, image), mc.attribution.occlusion(model, image, size=7, stride=7)))
-    for host, there in zip(*found, strict=True):
+    for host, there in zip(*looked_into(image, ("numpy", "cupy")), strict=True):
         np.testing.assert_allclose(there, host, rtol=1e-3, atol=1e-6)
 
 

@@ -1,0 +1,24 @@
+"""What the stand-in's tests and those on a real device do alike."""
+
+from test_training import small_model, small_set
+
+import minicnn as mc
+
+
+def weights_after(epochs, path, resume, images=50, batch_size=16):
+    """The weights of a run with Dropout and a checkpoint, on the active backend."""
+    x, y = small_set(images)
+    model = small_model(dropout=True)
+    model.fit(x, y, epochs, batch_size, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
+    return [mc.to_numpy(p.value) for p in model.parameters().values()]
+
+
+def looked_into(image, backends):
+    """For each backend, what saliency and occlusion tell of LeNet-5 on an image, once `explain` could look at it."""
+    found = []
+    for backend in backends:
+        mc.use(backend)
+        model = mc.networks.lenet5()
+        mc.explain(model, image, training=True)
+        found.append((mc.attribution.saliency(model, image), mc.attribution.occlusion(model, image, size=7, stride=7)))
+    return found
