@@ -1,10 +1,10 @@
-"""minicnn against PyTorch, Keras, JAX, textbook NumPy and the limit of the machine, on the CPU: one command.
+"""minicnn compared with its own plain backend, PyTorch, Keras, JAX, textbook NumPy and the machine's limit, on the CPU.
 
     python benchmarks/cpu.py
 
-Every contender runs in a process of its own with the same number of threads. They take turns in rounds, so
-that a machine that gets slower or faster does so for everybody; what counts is the ratio within a round. See
-README.md beside this file for the options and for what is measured.
+Every contender runs in a process of its own with the same number of threads. They take turns in rounds: a machine that
+gets slower or faster does so for all contenders, and what counts is the ratio within a round. README.md in this folder
+explains the options and what is measured.
 """
 
 # ruff: noqa: E402, the path comes before the imports
@@ -22,7 +22,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # so that everybody imports this checkout, and no file here hides a library of its name
+sys.path[0] = str(ROOT)  # so that this checkout is imported, and no file of this folder instead of a library
 
 from benchmarks import growth, report
 from benchmarks.contenders.case import CONV64, Case
@@ -30,11 +30,11 @@ from benchmarks.machine import import_times, machine
 from benchmarks.turns import Patience, Worker
 
 OURS = "ours"
-CONTENDERS = (OURS, "floor", "pytorch", "pytorch_channels_last", "jax", "keras", "textbook")
+CONTENDERS = (OURS, "plain", "floor", "pytorch", "pytorch_channels_last", "jax", "keras", "textbook")
 NETS = ("lenet5", "conv_pool", "two_conv", CONV64)
-IN_CONV64 = (OURS, "floor", "pytorch", "pytorch_channels_last", "jax")
-WITH_FIT = (OURS, "pytorch", "pytorch_channels_last", "jax", "keras")
-SLOW = 4.0  # who takes longer for a turn has one every other round only, except us and PyTorch
+IN_CONV64 = (OURS, "plain", "floor", "pytorch", "pytorch_channels_last", "jax")
+WITH_FIT = (OURS, "plain", "pytorch", "pytorch_channels_last", "jax", "keras")
+SLOW = 4.0  # seconds; a contender whose turn takes longer leaves out the next round, except ours and PyTorch
 LOSS_STEPS, LOSS_TOLERANCE = 3, 2e-5  # float32 gives about 1e-7
 
 
@@ -42,32 +42,35 @@ def options(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     parser.add_argument("--batches", nargs="+", type=int, default=(32, 128, 512))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="beside ours")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="besides ours")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=12, help="at most; at least 3")
+    parser.add_argument("--seconds", type=float, default=10, help="of rounds, for each quantity, net and batch")
+    parser.add_argument("--turn", type=float, default=0.25, help="seconds of steps in a turn; one step at least")
     parser.add_argument(
-        "--seconds", type=float, default=10, help="of rounds, for each thing measured of each net and batch"
-    )
-    parser.add_argument("--turn", type=float, default=0.25, help="seconds of steps in a turn; at least one step")
-    parser.add_argument(
-        "--patience", type=float, help="seconds in total to wait for others to leave the processor; 120, or 20 if quick"
+        "--patience", type=float, help="seconds in total to wait until other processes are idle; 120, or 20 if quick"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds, batch 32, no epochs, PyTorch and the floor only"
+        "--quick", action="store_true", help="fewer rounds, batch 32, no epochs; only plain, floor and PyTorch"
     )
-    parser.add_argument("--images", type=int, help="in an epoch of fit; otherwise 512 to 8192, as the net is slow")
+    parser.add_argument("--images", type=int, help="in an epoch of fit; default: 512 to 8192, fewer for a slow net")
     parser.add_argument("--no-epochs", action="store_true", help="leave out the epochs of fit")
-    parser.add_argument("--profile", action="store_true", help="only: our step's time by layer and phase")
-    parser.add_argument("--growth", action="store_true", help="only: our time and memory as batch, image, set grow")
-    parser.add_argument("--python", nargs="*", default=(), metavar="NAME=PATH", help="another interpreter for a peer")
+    parser.add_argument(
+        "--profile", action="store_true", help="only the time of our step by layer, forward and backward"
+    )
+    parser.add_argument(
+        "--growth", action="store_true", help="only our time and memory as the batch, the image and the data set grow"
+    )
+    parser.add_argument(
+        "--python", nargs="*", default=(), metavar="NAME=PATH", help="another interpreter for a contender"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs", help="folder of the JSON and Markdown")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
-        given = vars(parser.parse_args([]))
-        if chosen.batches == given["batches"]:
+        if chosen.batches == parser.get_default("batches"):
             chosen.batches = (32,)
         if chosen.contenders == CONTENDERS:
-            chosen.contenders = (OURS, "floor", "pytorch", "pytorch_channels_last")
+            chosen.contenders = (OURS, "plain", "floor", "pytorch", "pytorch_channels_last")
         chosen.seconds, chosen.rounds, chosen.no_epochs = min(chosen.seconds, 3), min(chosen.rounds, 4), True
     if chosen.patience is None:
         chosen.patience = 20 if chosen.quick else 120
@@ -101,7 +104,7 @@ def main(arguments=None):
         results["cases"] = [compare(net, batch, chosen, results) for net, batch in cases(chosen)]
         if "lenet5" in chosen.nets:
             results["fit_overhead"] = fit_overhead(chosen)
-        say("import minicnn against import numpy")
+        say("import minicnn compared with import numpy")
         results["import"] = import_times(chosen.rounds)
         name = "cpu"
     results["seconds"] = round(time.perf_counter() - started, 1)
@@ -116,7 +119,7 @@ def main(arguments=None):
 
 
 def cases(chosen):
-    """Every net at every batch; conv64 at batches that leave the memory to others."""
+    """Every net at every batch; conv64 only at batches for which the memory of all contenders suffices."""
     return [(net, batch) for net in chosen.nets for batch in chosen.batches if net != CONV64 or batch <= 128]
 
 
@@ -125,7 +128,7 @@ def compare(net, batch, chosen, results):
 
     Returns:
         {"net", "batch", "contenders": {name: {"note", "agrees", "peak", "step": [...], "infer": [...], ...}}};
-        each time is [seconds, share of the processor that others used meanwhile], one for each round.
+        each time is [seconds, fraction of the processor that other processes used], one for each round.
     """
     say(f"{net}, batch {batch}")
     started = time.perf_counter()
@@ -170,20 +173,20 @@ def compare(net, batch, chosen, results):
 
 
 def same(losses, ours):
-    """Whether two contenders' losses agree, step by step: whether they compute the same thing."""
+    """Whether two contenders' losses agree in each step, that is, whether they compute the same."""
     pairs = zip(itertools.chain(*losses), itertools.chain(*ours), strict=True)
     return all(math.isclose(theirs, own, rel_tol=LOSS_TOLERANCE, abs_tol=1e-5) for theirs, own in pairs)
 
 
 def take_turns(what, workers, measured, chosen, **arguments):
-    """Rounds in which everybody has a turn, in changing order, until the time is over."""
+    """Rounds in which each contender has a turn, in alternating order, until the time is over."""
     started = time.perf_counter()
     for name in workers:
         measured[name][what] = []
-    for number in range(max(3, chosen.rounds)):
-        if number >= 3 and time.perf_counter() - started > chosen.seconds:
+    for index in range(max(3, chosen.rounds)):
+        if index >= 3 and time.perf_counter() - started > chosen.seconds:
             break
-        for name in list(workers)[:: -1 if number % 2 else 1]:
+        for name in list(workers)[:: -1 if index % 2 else 1]:
             times = measured[name][what]
             if times and times[-1] and times[-1][0] > SLOW and not name.startswith((OURS, "pytorch")):
                 times.append(None)
@@ -193,8 +196,8 @@ def take_turns(what, workers, measured, chosen, **arguments):
 
 
 def fit_overhead(chosen, net="lenet5", batch=32):
-    """How much longer an epoch of fit takes than its bare steps: one share for each round."""
-    say("an epoch of fit against its bare steps")
+    """The times of an epoch of fit and of its steps alone, one answer for each round."""
+    say("an epoch of fit compared with its steps alone")
     with alone(net, batch, chosen) as worker:
         worker.ask("call", method="fit_overhead")  # warm
         return [
@@ -204,7 +207,7 @@ def fit_overhead(chosen, net="lenet5", batch=32):
 
 
 def profile(net, batch, chosen):
-    """The step's time by layer and phase."""
+    """The time of our step by layer, forward and backward."""
     say(f"profile of {net}, batch {batch}")
     with alone(net, batch, chosen) as worker:
         return {
@@ -216,7 +219,7 @@ def profile(net, batch, chosen):
 
 @contextlib.contextmanager
 def alone(net, batch, chosen):
-    """Our worker without any peer."""
+    """Our worker without any other contender."""
     with tempfile.TemporaryDirectory() as folder, Worker(OURS, chosen.threads) as worker:
         Case(net, batch, pathlib.Path(folder), chosen.threads).write_data(chosen.images)
         worker.answer()

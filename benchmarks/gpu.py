@@ -1,10 +1,10 @@
-"""minicnn on a GPU beside PyTorch on the same one: python benchmarks/gpu.py
+"""minicnn and PyTorch on the same GPU: python benchmarks/gpu.py
 
 The three networks of the lab, a training step at batch 32, 128, 512 and 4096, each library in turns in one process.
 minicnn runs as `fit` does, as one recorded CUDA graph (`ours`), and kernel by kernel; PyTorch eager, compiled
-(`torch.compile`), and as one captured CUDA graph. Beside the times stand two limits of
-the device, measured here: the step's multiply-adds at the rate of a large matrix product, and the weights' way through
-memory (read forward, back and by the update, and written; with Adam its two means, too) at the rate of a large copy.
+(`torch.compile`), and as one captured CUDA graph. With the times, two limits of the device are printed, which are
+measured here: the step's multiply-adds at the rate of a large matrix product, and the memory traffic of the weights
+(read forward, backward and by the update, and written; with Adam its two means, too) at the rate of a large copy.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 import minicnn as mc
-from minicnn.graph import RecordedStep
+from minicnn.backends.cupy.recording import RecordedStep
 
 NETWORKS = ("lenet5", "conv_pool", "two_conv")
 BATCHES = (32, 128, 512, 4096)
@@ -24,12 +24,13 @@ GOALS = {"lenet5": (0.5, 8), "conv_pool": (1.0, 10), "two_conv": (1.0, 30)}  # o
 
 
 def ours(name, x, labels, recorded):
-    """A training step of minicnn, as a function of nothing; recorded as a CUDA graph, or kernel by kernel."""
+    """A training step of minicnn, as a function without arguments; recorded, or kernel by kernel."""
     model, loss_function = getattr(mc.networks, name)(), mc.SoftmaxCrossEntropy()
     optimizer = mc.Adam() if name == "lenet5" else mc.SGD(0.01)
     x, labels, parameters = mc.to_device(x), mc.to_device(labels), model.parameters()
     if recorded:
-        return functools.partial(RecordedStep(model, loss_function, optimizer), x, labels)
+        recorded_step = RecordedStep(mc.backends.current(), model, loss_function, optimizer)
+        return functools.partial(recorded_step, x, labels)
 
     def step():
         logits, backward = model.forward(x, training=True)
@@ -62,7 +63,7 @@ def pytorch(name, x, labels, how):
         )
     model = nn.Sequential(*layers).cuda()
     x, labels = torch.tensor(x).cuda(), torch.tensor(labels).cuda()
-    model(x)  # the lazy layers take their shapes
+    model(x)  # the lazy layers are built for its shape
     graph = how == "graph"
     if name == "lenet5":
         optimizer = torch.optim.Adam(model.parameters(), fused=True, capturable=graph)
@@ -123,7 +124,7 @@ def main():
     except mc.BackendError as error:
         print(f"this benchmark needs a GPU: {error}", file=sys.stderr)
         return 1
-    cupy = mc.backend.active()
+    cupy = mc.backends.current().xp
     try:
         import torch
     except ImportError:
@@ -162,12 +163,12 @@ def main():
                 middle = statistics.median(found)
                 print(f"{name:10} {batch:5}  {contender:10} {middle:10.3f} {1000 * middle / batch:12.2f}  {ratio}")
             model = getattr(mc.networks, name)()
-            work = 3 * batch * model._work[1] / rate  # forward, and two products back
+            work = 3 * batch * model.multiply_adds(model.input_shape) / rate  # forward, and two products backward
             moved = model.count_parameters() * 4 * (8 if name == "lenet5" else 4) / bandwidth
-            share = 1000 * max(work, moved) / statistics.median(times["ours"])
+            fraction = 1000 * max(work, moved) / statistics.median(times["ours"])
             print(
                 f"{name:10} {batch:5}  limits: arithmetic {1000 * work:.3f} ms, weights {1000 * moved:.3f} ms; "
-                f"the larger is {share:.0%} of our step"
+                f"the larger is {fraction:.0%} of our step"
             )
             if batch == 32:
                 most, microseconds = GOALS[name]

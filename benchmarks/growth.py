@@ -1,4 +1,4 @@
-"""How minicnn's time and memory grow with the batch, the image and the data set; each point in a fresh process."""
+"""How minicnn's time and memory grow with the batch, the image and the data set; each point in a new process."""
 
 import json
 import os
@@ -17,7 +17,13 @@ MIB = 2**20
 
 
 def measure(threads, quick, say):
-    """[(title, header, rows)] of the three growths."""
+    """[(title, header, rows)] of all tables.
+
+    Args:
+        threads: how many minicnn may use.
+        quick: whether to measure fewer points.
+        say: called with a line about each point.
+    """
     nets = NETS[:1] if quick else NETS
     batches = BATCHES[:5] if quick else BATCHES
     sides, sets = (SIDES[:2], SETS[:2]) if quick else (SIDES, SETS)
@@ -25,27 +31,33 @@ def measure(threads, quick, say):
     def point(*arguments):
         say(" ".join(map(str, arguments)))
         count = str(threads)
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "MINICNN_THREADS": count, "OPENBLAS_NUM_THREADS": count}
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "MINICNN_BACKEND": "numpy",
+            "MINICNN_THREADS": count,
+            "OPENBLAS_NUM_THREADS": count,
+        }
         command = [sys.executable, "-m", "benchmarks.growth", *map(str, arguments)]
         return json.loads(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
     tables = []
     for net in nets:
         rows = [[f"{batch:,}", *point("batch", net, batch)] for batch in batches]
-        tables.append((f"{net}: training as the batch grows", ["batch", "ms an image", "peak, MiB"], rows))
-    header = ["image", "ms an image", "peak, MiB", "of it x, y, dx, dy", "the rest"]
+        tables.append((f"{net}: training as the batch grows", ["batch", "ms per image", "peak, MiB"], rows))
+    header = ["image", "ms per image", "peak, MiB", "x, y, dx and dy", "the rest"]
     for channels in (3, 64):
         rows = [[f"{side} x {side}", *point("image", channels, side)] for side in sides]
-        title = f"one convolution {channels} to 64 channels, 3x3, batch 32, forward and back, as the image grows"
+        title = f"one convolution {channels} to 64 channels, 3x3, batch 32, forward and backward, as the image grows"
         tables.append((title, header, rows))
-    header = ["images", "evaluate", "predict", "epoch of fit", "evaluate, us an image", "predict", "epoch of fit"]
+    header = ["images", "evaluate", "predict", "epoch of fit", "evaluate, us per image", "predict", "epoch of fit"]
     rows = [[f"{count:,}", *point("set", count)] for count in sets]
-    tables.append(("lenet5: memory beside the set as it grows, MiB (predict returns 40 bytes an image)", header, rows))
+    title = "lenet5: memory besides the data set as it grows, MiB (predict returns 40 bytes per image)"
+    tables.append((title, header, rows))
     return tables
 
 
 def batch_point(net, batch):
-    """Milliseconds an image and the peak of a training step."""
+    """Milliseconds per image and the peak memory of a training step."""
     import numpy as np
 
     import minicnn as mc
@@ -66,7 +78,7 @@ def batch_point(net, batch):
 
 
 def image_point(channels, side, batch=32):
-    """Milliseconds an image and the peak of one convolution."""
+    """Milliseconds per image and the peak memory of one convolution."""
     import numpy as np
 
     import minicnn as mc
@@ -89,7 +101,7 @@ def image_point(channels, side, batch=32):
 
 
 def set_point(count):
-    """What evaluate, predict and an epoch of fit need beside the images, and how long an image takes."""
+    """The memory that evaluate, predict and an epoch of fit need besides the images, and their time per image."""
     import numpy as np
 
     import minicnn as mc
@@ -113,7 +125,7 @@ def set_point(count):
 
 
 def best_time(step):
-    """The shortest of a few steps, in seconds: growth is looked at alone, without a peer to compare with."""
+    """The shortest time of a few steps, in seconds: here nothing is compared with another library."""
     times = []
     while len(times) < 3 or (sum(times) < 2 and len(times) < 50):
         started = time.perf_counter()

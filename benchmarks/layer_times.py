@@ -1,30 +1,39 @@
-"""Where a training step's time goes: by layer, forward and back, the loss and the update.
+"""Where the time of a training step goes: by layer, forward and backward; the loss and the update.
 
-Each layer's `forward` and way back are wrapped in a clock. Where the cores work on parts of a batch at the
-same time, the clocks' times are divided by the number of cores, so that the rows add up to the step's time.
+A clock is wrapped around the `forward` of each layer and around the backward pass that it returns. Where the cores
+compute chunks of a batch at the same time, the measured times are divided by the number of cores, so that the rows add
+up to the time of the step.
 """
 
 import functools
 import threading
 import time
 
-from minicnn.threads import current_part, thread_count
+from minicnn.backends.numpy.threads import current_chunk, thread_count
+
+PREPARE = "batch to the layers' memory layout"
 
 
 class Clock:
-    """Adds up the wall-clock time of what it is wrapped around, from any thread."""
+    """Adds up the wall-clock time of the functions that it wraps, in any thread.
+
+    Attributes:
+        seconds: `{key: seconds}`, the key as given to `wrap`.
+    """
 
     def __init__(self):
         self.seconds = {}
         self.lock = threading.Lock()
 
     def wrap(self, function, *key):
+        """The same function, with its time added up under the key."""
+
         @functools.wraps(function)
         def timed(*args, **kwargs):
             started = time.perf_counter()
             result = function(*args, **kwargs)
             seconds = time.perf_counter() - started
-            if current_part() is not None:
+            if current_chunk() is not None:
                 seconds /= thread_count()
             with self.lock:
                 self.seconds[key] = self.seconds.get(key, 0) + seconds
@@ -33,32 +42,33 @@ class Clock:
         return timed
 
     def wrap_layer(self, name, layer):
+        """Wrap the forward and the backward pass of a layer object."""
         forward = self.wrap(layer.forward, name, "forward")
 
         def timed_forward(x, training=False):
             y, backward = forward(x, training)
-            return y, self.wrap(backward, name, "back")
+            return y, self.wrap(backward, name, "backward")
 
         layer.forward = timed_forward
 
 
 def layer_times(model, step, loss, optimizer, seconds):
-    """Time the parts of a step.
+    """Time each part of a training step.
 
     Args:
         model: the network; its layers stay wrapped.
-        step: a function of the step's number that does one training step.
-        loss, optimizer: as the step uses them; `loss` is given back wrapped.
-        seconds: for how long to step.
+        step: a function of an index that does one training step on that batch.
+        loss, optimizer: the objects that `step` uses; they stay wrapped.
+        seconds: how long to measure.
 
     Returns:
-        {"step": ms, "rows": [[name, forward ms, back ms], ...]}; loss and update have only one time.
+        {"step": ms, "rows": [[name, forward ms, backward ms], ...]}; the loss and the update have only one time.
     """
     clock = Clock()
     for name, layer in zip(model.names, model.layers, strict=True):
         clock.wrap_layer(name, layer)
-    model.prepare = clock.wrap(model.prepare, "batch to the layers' memory order", "forward")
-    optimizer.step = clock.wrap(optimizer.step, "update", "back")
+    model.prepare = clock.wrap(model.prepare, PREPARE, "forward")
+    optimizer.step = clock.wrap(optimizer.step, "update", "backward")
     loss.compute = clock.wrap(loss.compute, "loss", "forward")
     step(0)
     clock.seconds.clear()
@@ -67,10 +77,11 @@ def layer_times(model, step, loss, optimizer, seconds):
         step(steps)
         steps += 1
     step_ms = (time.perf_counter() - started) / steps * 1000
-    names = list(dict.fromkeys(["batch to the layers' memory order", *model.names, "loss", "update"]))
+    names = list(dict.fromkeys([PREPARE, *model.names, "loss", "update"]))
     rows = [
-        [name, *(clock.seconds.get((name, phase), 0) / steps * 1000 for phase in ("forward", "back"))] for name in names
+        [name, *(clock.seconds.get((name, phase), 0) / steps * 1000 for phase in ("forward", "backward"))]
+        for name in names
     ]
     rows = [row for row in rows if row[1] or row[2]]
-    rest = step_ms - sum(forward + back for _, forward, back in rows)
-    return {"step": step_ms, "rows": [*rows, ["the rest (joining parts, waiting for cores)", rest, 0.0]]}
+    rest = step_ms - sum(forward + backward for _, forward, backward in rows)
+    return {"step": step_ms, "rows": [*rows, ["the rest (joining chunks, waiting for cores)", rest, 0.0]]}

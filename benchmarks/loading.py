@@ -1,9 +1,10 @@
-"""Reading an archive of PNGs: minicnn's whole reading against Pillow's bare decoding on all cores, in one command.
+"""The time to read an archive of PNGs: minicnn reads the complete archive, Pillow only decodes the PNGs on all cores.
 
     python benchmarks/loading.py
 
-minicnn unpacks the archive, checks and names every file, decodes it, and gathers the images in one array. Pillow only
-decodes, from files that already lie in memory, in a process a core. Both are fresh processes that take turns.
+minicnn decompresses the archive, checks the name of every file, decodes it, and collects the images in one array.
+Pillow only decodes files that are already in memory, with one process per core. Each measurement runs in a new
+process, and the two alternate.
 """
 
 # ruff: noqa: E402, the path comes before the imports
@@ -22,23 +23,21 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # so that this checkout is measured
+sys.path[0] = str(ROOT)  # so that the code of this checkout is measured
 
 from benchmarks.contenders.worker import forget_peak, peak_memory
 from benchmarks.machine import machine
 from benchmarks.report import spread
 
 MIB = 2**20
-TOGETHER = 1000  # files that a process of Pillow's takes at a time
+CHUNK_SIZE = 1000  # files that a process of Pillow decodes at a time
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=120_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--archive", help="a notMNIST archive to take the PNGs from, again and again; else drawn letters"
-    )
+    parser.add_argument("--archive", help="a notMNIST archive whose PNGs are used (default: synthetic letters)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sizes = chosen.images // 4, chosen.images
@@ -46,24 +45,24 @@ def main():
         for size, path in zip(sizes, archives, strict=True):
             write_archive(path, size, chosen.archive)
         rounds = [[child(kind, archives[1]) for kind in ("read", "pillow")] for _ in range(chosen.rounds)]
-        few = child("read", archives[0])
+        small = child("read", archives[0])
         starts = [child("start", archives[1], str(pathlib.Path(folder) / "cache")) for _ in range(3)]
-    each = [[seconds / chosen.images * 1e6 for seconds, _ in turn] for turn in rounds]
-    print(f"{chosen.images:,} PNGs of {chosen.archive or 'drawn letters'}; {machine(os.cpu_count())}")
-    print(f"minicnn, archive to array:      {spread([ours for ours, _ in each], '{:.1f}')} us an image")
-    print(f"Pillow, decoding on all cores:  {spread([pillow for _, pillow in each], '{:.1f}')} us an image")
-    print(f"minicnn / Pillow:               {spread([ours / pillow for ours, pillow in each], '{:.2f}')}")
-    beyond = [few[1], rounds[0][0][1]]
+    times = [[seconds / chosen.images * 1e6 for seconds, _ in pair] for pair in rounds]
+    print(f"{chosen.images:,} PNGs of {chosen.archive or 'synthetic letters'}; {machine(os.cpu_count())}")
+    print(f"minicnn, archive to array:      {spread([ours for ours, _ in times], '{:.1f}')} us per image")
+    print(f"Pillow, decoding on all cores:  {spread([pillow for _, pillow in times], '{:.1f}')} us per image")
+    print(f"minicnn / Pillow:               {spread([ours / pillow for ours, pillow in times], '{:.2f}')}")
+    extra = [small[1], rounds[0][0][1]]
     print(
-        f"memory beyond the result:       {beyond[0] / MIB:.0f} MiB at a quarter of them, {beyond[1] / MIB:.0f} at all"
+        f"memory beyond the result:       {extra[0] / MIB:.0f} MiB for 1/4 of the images, {extra[1] / MIB:.0f} for all"
     )
     print(
-        f"load_notmnist, first start:     {starts[0][0]:.2f} s; the next ones: {starts[1][0]:.2f}, {starts[2][0]:.2f} s"
+        f"load_notmnist, first start:     {starts[0][0]:.2f} s; later starts: {starts[1][0]:.2f}, {starts[2][0]:.2f} s"
     )
 
 
 def write_archive(path, count, source):
-    """An archive in notMNIST's layout of `count` PNGs."""
+    """Write an archive of `count` PNGs in the layout of notMNIST."""
     from PIL import Image
 
     from minicnn.datasets import LETTERS, load_letters
@@ -87,7 +86,7 @@ def write_archive(path, count, source):
 
 
 def child(kind, *arguments):
-    """[seconds, bytes of memory beyond the result] of one of the measurements below, in a fresh process."""
+    """[seconds, bytes of memory beyond the result] of one of the measurements below, in a new process."""
     command = [sys.executable, "-m", "benchmarks.loading", kind, *map(str, arguments)]
     return json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
@@ -106,13 +105,13 @@ def read(path):
 def pillow(path):
     with tarfile.open(path) as archive:
         files = [archive.extractfile(member).read() for member in archive]
-    parts = [files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)]
+    chunks = [files[start : start + CHUNK_SIZE] for start in range(0, len(files), CHUNK_SIZE)]
     with ProcessPoolExecutor() as processes:
-        list(processes.map(decode, parts[: os.cpu_count()]))  # so that all have started
+        list(processes.map(decode, chunks[: os.cpu_count()]))  # so that all processes have started
         started = time.perf_counter()
         pixels = bytearray()
-        for part in processes.map(decode, parts):
-            pixels += part
+        for chunk in processes.map(decode, chunks):
+            pixels += chunk
         return time.perf_counter() - started, 0
 
 

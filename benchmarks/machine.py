@@ -23,7 +23,7 @@ print(between - started, time.perf_counter() - between)
 
 def machine(threads):
     """The machine, the commit and the time, as plain values."""
-    import numpy  # noqa: F401, loads the BLAS that is asked for below
+    import numpy  # noqa: F401, loads the BLAS that is described below
 
     blas = [
         f"{library['internal_api']} {library['version']} ({library.get('architecture', '?')})"
@@ -44,7 +44,7 @@ def machine(threads):
 
 
 def processor():
-    """The processor's name, and the widest instructions that it has for our arithmetic."""
+    """The processor's name, and its widest vector instructions."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -68,7 +68,7 @@ def commit():
 
 
 def import_times(rounds):
-    """Seconds of `import numpy` and, after it, of `import minicnn`, in fresh processes: a pair for each round."""
+    """Seconds of `import numpy` and, after it, of `import minicnn`, in new processes: a pair for each round."""
     command = [sys.executable, "-c", IMPORTS]
     outputs = [
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(rounds + 1)

@@ -1,11 +1,11 @@
-"""Medians, ratios, the goals, and all of it as tables."""
+"""Medians, ratios and goals, as tables."""
 
 import statistics
 
 from benchmarks.contenders.case import CONV64
 from benchmarks.turns import DISTURBED
 
-PYTORCH = ("pytorch", "pytorch_channels_last")  # the goals count against the faster of them
+PYTORCH = ("pytorch", "pytorch_channels_last")  # the goals compare with the faster of them
 
 STEP_GOALS = {  # step time / best PyTorch's
     "lenet5": {32: 0.55, 128: 0.65, 512: 0.80},
@@ -23,10 +23,11 @@ KINDS = {"step": "training step", "infer": "inference", "epoch": "epoch of fit"}
 
 
 def undisturbed(rounds):
-    """The rounds in which nobody else used the processor, if those are three or more; otherwise all.
+    """The rounds in which no other process used the processor, if those are three or more; otherwise all.
 
     Args:
-        rounds: tuples of turns, each [seconds, share of the processor that others used] or None if not taken.
+        rounds: tuples of turns, each [seconds, fraction of the processor that other processes used], or None where a
+            contender left out its turn.
 
     Returns:
         (tuples of seconds, whether enough were undisturbed).
@@ -43,7 +44,7 @@ def times(turns):
 
 
 def ratios(ours, theirs):
-    """(ours / theirs round by round, whether enough rounds were undisturbed)."""
+    """(ours / theirs for each round, whether enough rounds were undisturbed)."""
     rounds, enough = undisturbed(zip(ours, theirs, strict=True))
     return [own / their for own, their in rounds], enough
 
@@ -60,7 +61,7 @@ def spread(values, show):
 
 
 def goals(results):
-    """Everything measured that has a goal; lower is better everywhere.
+    """Every measured value that has a goal; lower is always better.
 
     Returns:
         [{"goal", "wanted", "measured", "reached", "disturbed"}], wanted and measured as text.
@@ -84,7 +85,7 @@ def goals(results):
         net, batch = case["net"], case["batch"]
         name = f"{net}, batch {batch}: "
         if wanted := STEP_GOALS[net].get(batch):
-            step = "forward and back" if net == CONV64 else "training step"
+            step = "forward and backward" if net == CONV64 else "training step"
             add(f"{name}{step} / PyTorch", wanted, ratio_to(case, "step", PYTORCH))
             add(f"{name}epoch of fit / PyTorch", wanted, ratio_to(case, "epoch", PYTORCH))
         if net == CONV64:
@@ -96,10 +97,10 @@ def goals(results):
         add(f"{name}peak memory in training / PyTorch", PEAK_GOAL, peak_ratio(case))
     if "fit_overhead" in results:
         fits, steps = (
-            [[turn[part], turn["disturbed"]] for turn in results["fit_overhead"]] for part in ("fit", "steps")
+            [[turn[what], turn["disturbed"]] for turn in results["fit_overhead"]] for what in ("fit", "steps")
         )
-        shares, enough = ratios(fits, steps)
-        add("lenet5, batch 32: fit beyond its bare steps", OVERHEAD_GOAL, ([r - 1 for r in shares], enough), "{:.1%}")
+        longer, enough = ratios(fits, steps)
+        add("lenet5, batch 32: fit beyond its steps alone", OVERHEAD_GOAL, ([r - 1 for r in longer], enough), "{:.1%}")
     if "import" in results:
         add(
             "import minicnn after import numpy, s", IMPORT_GOAL, ([own for _, own in results["import"]], True), "{:.3f}"
@@ -125,25 +126,27 @@ def peak_ratio(case):
 
 
 def markdown(results):
-    """The whole report."""
-    parts = []
+    """The complete report."""
+    sections = []
     for case in results.get("cases", []):
-        parts += [f"### {case['net']}, batch {case['batch']}", case_table(case), agreement(case)]
+        sections += [f"### {case['net']}, batch {case['batch']}", case_table(case), agreement(case)]
     for item in results.get("profile", []):
-        parts += [f"### {item['net']}, batch {item['batch']}: {item['step']:.1f} ms a step", profile_table(item)]
+        sections += [f"### {item['net']}, batch {item['batch']}: {item['step']:.1f} ms a step", profile_table(item)]
         if item["disturbed"] >= DISTURBED:
-            parts.append(f"Disturbed: other processes used {item['disturbed']:.0%} of the processor meanwhile.")
+            sections.append(f"Disturbed: meanwhile other processes used {item['disturbed']:.0%} of the processor.")
     for title, header, rows in results.get("growth", []):
-        parts += [f"### {title}", table(header, rows)]
+        sections += [f"### {title}", table(header, rows)]
     if results.get("goals"):
-        parts += ["### Goals", goals_table(results["goals"])]
+        sections += ["### Goals", goals_table(results["goals"])]
     if "import" in results:
         numpy, own = (1000 * statistics.median(times) for times in zip(*results["import"], strict=True))
-        parts.append(f"`import numpy` takes {numpy:.0f} ms, `import minicnn` {own:.0f} ms more.")
-    parts += [f"{name} was left out: {reason}." for name, reason in results["missing"].items()]
-    parts.append(disturbance(results))
-    parts.append("  \n".join(f"{name}: {value}" for name, value in (results["machine"] | results["versions"]).items()))
-    return "\n\n".join(part for part in parts if part) + "\n"
+        sections.append(f"`import numpy` takes {numpy:.0f} ms, `import minicnn` {own:.0f} ms more.")
+    sections += [f"{name} was left out: {reason}." for name, reason in results["missing"].items()]
+    sections.append(disturbance(results))
+    sections.append(
+        "  \n".join(f"{name}: {value}" for name, value in (results["machine"] | results["versions"]).items())
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def case_table(case):
@@ -176,7 +179,7 @@ def goals_table(rows):
 
 
 def agreement(case):
-    """Whether everybody computed the same."""
+    """Whether all contenders computed the same, in words."""
     others = {name: its["agrees"] for name, its in case["contenders"].items() if name != "ours" and "agrees" in its}
     wrong = [name for name, agrees in others.items() if not agrees]
     if wrong:
@@ -185,7 +188,7 @@ def agreement(case):
 
 
 def disturbance(results):
-    """What share of all turns others disturbed."""
+    """How many turns other processes disturbed, in words."""
     turns = [
         turn
         for case in results.get("cases", [])
@@ -206,21 +209,21 @@ def disturbance(results):
 def profile_table(item):
     step = item["step"]
     rows = [
-        [name, f"{forward:.2f}" if forward else "", f"{back:.2f}" if back else "", f"{(forward + back) / step:.0%}"]
-        for name, forward, back in item["rows"]
+        [name, *(f"{ms:.2f}" if ms else "" for ms in (forward, backward)), f"{(forward + backward) / step:.0%}"]
+        for name, forward, backward in item["rows"]
     ]
-    return table(["", "forward, ms", "back, ms", "share"], rows)
+    return table(["", "forward, ms", "backward, ms", "of the step"], rows)
 
 
 def table(header, rows):
-    """A Markdown table that is readable as it stands."""
+    """A Markdown table whose columns are aligned, so that its text is readable, too."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells):
         first, *rest = (
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return "| " + " | ".join([first, *rest]) + " |"
 

@@ -1,7 +1,8 @@
 """Contenders in processes of their own, which take turns: while one computes, the others wait for input.
 
-The machine may be shared. So every turn is watched: how much of the processor did others use meanwhile? A turn
-that was disturbed is taken again once it is quiet, as long as patience lasts, and the results say how many remained.
+Other programs may run on the same machine. So for every turn it is measured how much of the processor other processes
+used meanwhile. A turn that they disturbed is repeated when the machine is quiet again, until the patience is used up,
+and the report says how many disturbed turns remained.
 """
 
 import contextlib
@@ -16,19 +17,19 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CORES = os.cpu_count() or 1
-DISTURBED = 0.08  # of all cores' time used by others
-PAUSE = 0.03  # seconds before a turn, in which the last one's threads stop spinning
+DISTURBED = 0.08  # fraction of the time of all cores that other processes used
+PAUSE = 0.03  # seconds before a turn, in which the threads of the last contender stop spinning
 ATTEMPTS = 3
 
 
 @dataclasses.dataclass
 class Patience:
-    """Waits until other processes leave the processor alone; gives up when no seconds are left."""
+    """Waits until other processes do not use the processor; stops waiting when no seconds are left."""
 
     left: float
 
     def wait(self, window=0.3):
-        """Come back when a window of time was quiet, or patience is at its end."""
+        """Return when a window of some seconds was quiet, or no seconds are left."""
         while self.left > 0:
             before = processor_seconds()
             time.sleep(window)
@@ -38,16 +39,16 @@ class Patience:
 
 
 def processor_seconds(process=None):
-    """Seconds of processor time used since the machine started by everybody but this process (Linux; or 0)."""
+    """Seconds of processor time that all processes but this one used since the machine started (0 if not on Linux)."""
     try:
         fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        mine = []
+        own = []
         if process is not None:
-            mine = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+            own = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
     except OSError:
         return 0.0
     user, nice, system, _, _, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal - sum(map(int, mine))) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq + steal - sum(map(int, own))) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -84,13 +85,13 @@ class Worker:
         )
 
     def ask(self, question, **arguments):
-        """The answer to one question; raises RuntimeError when the process dies of it."""
+        """The answer to one question; a RuntimeError if the process ends instead."""
         self.process.stdin.write(json.dumps({"ask": question, **arguments}) + "\n")
         self.process.stdin.flush()
         return self.answer(question)
 
     def answer(self, question="load"):
-        """The next answer; the first one comes unasked, when the library is loaded."""
+        """The next answer; the first one comes without a question, when the library is loaded."""
         answer = self.process.stdout.readline()
         if not answer:
             status = self.process.wait()
@@ -99,7 +100,7 @@ class Worker:
         return json.loads(answer)
 
     def turn(self, question, patience, **arguments):
-        """Ask, and watch the machine meanwhile; the least disturbed answer, with the "disturbed" share."""
+        """The least disturbed answer of some attempts, with "disturbed", the fraction that other processes used."""
         answers = []
         for _ in range(ATTEMPTS):
             time.sleep(PAUSE)

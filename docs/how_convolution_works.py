@@ -20,7 +20,7 @@ SIGNED = LinearSegmentedColormap.from_list("signed", mc.plots.SIGNED)
 IMAGE = np.array([[0, 0, 0, 2, 2], [0, 0, 1, 2, 2], [0, 0, 2, 2, 2], [0, 1, 2, 2, 2], [0, 2, 2, 2, 2.0]])
 KERNEL = np.array([[-1, 0, 1], [-1, 0, 1], [-1, 0, 1.0]])
 
-TRAINING = {"train": 6000, "epochs": 4}  # letters and epochs before the last picture
+TRAINING = {"train": 6000, "epochs": 4}  # letters and epochs before the last figure
 
 
 def layer(**options):
@@ -38,7 +38,7 @@ def figure(width, height, widths=None):
 
 
 def grid(axes, numbers, title, frames=(), grey=False, end=None, size=11):
-    """Numbers in coloured cells; `frames` are (row, column, height, width) to light up."""
+    """Numbers in coloured cells; `frames` are the (row, column, height, width) of frames around some of them."""
     numbers = np.atleast_2d(numbers)
     H, W = numbers.shape
     end = end or np.abs(numbers).max() or 1
@@ -57,7 +57,7 @@ def grid(axes, numbers, title, frames=(), grey=False, end=None, size=11):
 
 
 def sign(axes, text):
-    """A sign between two grids."""
+    """A sign, such as ×, between two grids."""
     axes.axis("off")
     axes.text(0.5, 0.5, text, ha="center", va="center", size=20, color=SOFT, transform=axes.transAxes)
 
@@ -70,14 +70,14 @@ def window():
     sign(times, "×")
     grid(kernel, KERNEL, "the kernel")
     sign(equals, "=")
-    grid(products, IMAGE[:3, 1:4] * KERNEL, f"products: together {y[0, 1]:g}")
+    grid(products, IMAGE[:3, 1:4] * KERNEL, f"products: their sum is {y[0, 1]:g}")
     sign(arrow, "→")
     grid(output, y, "the output", [(0, 1, 1, 1)])
     return drawn
 
 
 def padding():
-    """Padding keeps the size, a stride makes it smaller."""
+    """Padding keeps the size; a stride makes it smaller."""
     padded, strided = (layer(**options)(IMAGE[None, None])[0, 0] for options in ({"padding": 1}, {"stride": 2}))
     drawn, (image, same, small) = figure(9, 3.2, (7, 5, 3))
     grid(image, np.pad(IMAGE, 1), "padding 1: a border of zeros", [(1, 1, 5, 5), (0, 0, 3, 3)], grey=True)
@@ -87,7 +87,7 @@ def padding():
 
 
 def columns():
-    """The convolution as a product of matrices."""
+    """The convolution as a matrix product."""
     matrix = mc.im2col.im2col(IMAGE[None, None], 3)
     drawn, (image, row, times, all_windows, equals, output) = figure(12, 3.6, (5, 5.2, 0.4, 8, 0.4, 4.6))
     grid(image, IMAGE, "window 1 of 0 to 8", [(0, 1, 3, 3)], grey=True)
@@ -100,7 +100,7 @@ def columns():
 
 
 def votes():
-    """The way back of the copies."""
+    """The gradient of the image: a sum over the windows that contain a pixel."""
     convolution = layer()
     y, backward = convolution.forward(IMAGE[None, None])
     dy = np.zeros_like(y)
@@ -108,11 +108,11 @@ def votes():
     dx = backward(dy)[0, 0]
     count = mc.im2col.col2im(np.ones((9, 9)), (1, 1, 5, 5), 3)[0, 0]
     drawn, (gradient, arrow, pixels, space, windows) = figure(9.5, 3, (3, 0.5, 5, 0.4, 5))
-    grid(gradient, dy[0, 0], "dy: two outputs ask", [(0, 1, 1, 1), (1, 1, 1, 1)])
+    grid(gradient, dy[0, 0], "dy: two are not zero", [(0, 1, 1, 1), (1, 1, 1, 1)])
     sign(arrow, "→")
-    grid(pixels, dx, "dx: each lays its kernel down", [(0, 1, 3, 3), (1, 1, 3, 3)])
+    grid(pixels, dx, "dx: each adds its kernel", [(0, 1, 3, 3), (1, 1, 3, 3)])
     sign(space, "")
-    grid(windows, count, "how many windows see a pixel", grey=True)
+    grid(windows, count, "windows that contain a pixel", grey=True)
     return drawn
 
 
@@ -131,7 +131,7 @@ def first_layer():
     axes.set_title("a letter, 28 x 28", fontsize=10, color=INK)
     axes.axis("off")
     rows = right.subplots(3, 6)
-    titles = ("kernels at first", "after training", "what they make of it")
+    titles = ("kernels before", "after training", "their outputs")
     for line, title, maps in zip(rows, titles, (before, convolution.weight.value, convolution(letter)[0]), strict=True):
         maps = maps.reshape(6, *maps.shape[-2:])
         end = np.abs(maps).max()

@@ -1,4 +1,4 @@
-"""A layer of one's own, its gradient checked, and what the check says when the gradient is wrong.
+"""A layer of your own, the check of its gradient, and the report of the check when the gradient is wrong.
 
 Run it from the project's folder: python examples/check_your_layer.py
 """
@@ -11,14 +11,13 @@ import minicnn as mc
 class Swish(mc.Layer):
     """y = x * s(x) with s(x) = 1 / (1 + exp(-x)).
 
-    Back: dx = dy * (s + y * (1 - s)).
+    Backward: dx = dy * (s + y * (1 - s)).
 
     Source: Ramachandran et al., "Searching for activation functions", 2017.
     """
 
     def forward(self, x, training=False):
-        xp = mc.backend.array_module(x)  # NumPy or CuPy, whichever made x
-        s = 1 / (1 + xp.exp(-x))
+        s = 1 / (1 + np.exp(-x))  # NumPy's functions compute with the GPU's arrays, too
         y = x * s
 
         def backward(dy):
@@ -28,7 +27,7 @@ class Swish(mc.Layer):
 
 
 class WrongSwish(Swish):
-    """The same with a mistake on the way back: the derivative of s is forgotten."""
+    """The same with a mistake in the backward pass: the derivative of s is missing."""
 
     def forward(self, x, training=False):
         y, _ = super().forward(x, training)
@@ -40,7 +39,7 @@ class WrongSwish(Swish):
         return y, backward
 
 
-x = np.random.default_rng(0).normal(size=(4, 3, 5, 5))  # float64, which differences need
+x = np.random.default_rng(0).normal(size=(4, 3, 5, 5))  # float64, which the numerical differences need
 
 print(mc.gradcheck.check(Swish(), x))
 
@@ -49,7 +48,7 @@ try:
 except mc.GradientError as error:
     print(f"\nAnd with a mistake in it:\n{error}")
 
-# In a test of your own (pytest), the one line is enough: it raises when a gradient is wrong.
+# In a test of your own (pytest), one line is enough: it raises an error when a gradient is wrong.
 #
 #     def test_swish():
 #         mc.gradcheck.check(Swish(), np.random.default_rng(0).normal(size=(4, 3, 5, 5)))

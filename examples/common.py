@@ -1,6 +1,6 @@
 """What the examples share: their options, their data, and the picture at the end.
 
-The networks themselves stand in the examples.
+Each network is written out in its own example.
 """
 
 import argparse
@@ -16,44 +16,48 @@ import report
 from PIL import Image, ImageDraw, ImageFont
 
 import minicnn as mc
-from minicnn.checkpoint import optimizer_settings
 from minicnn.datasets import LETTERS
-from minicnn.files import write_whole
+from minicnn.storage.files import atomic_write
+from minicnn.training.checkpoint import optimizer_settings
 
 DATA = (
-    "letters (drawn on the spot, no download), notmnist-small, notmnist-large or notmnist-idx (downloaded once), "
+    "letters (synthetic, no download), notmnist-small, notmnist-large or notmnist-idx (downloaded once), "
     "or the path of notMNIST's files"
 )
+BACKEND = "what computes: plain (the formulas alone) or numpy on the CPU, cupy on the GPU, auto (cupy if it works)"
 DOWNLOADS = {"notmnist-small": "small", "notmnist-large": "large", "notmnist-idx": "idx"}
 GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
 
 
 def options(description, name, epochs, samples=None, resumes=True):
-    """The command line of an example, read.
+    """Read the command line of an example.
 
     Args:
         description: what the example does.
-        name: of the files it leaves.
-        epochs, samples: what it does unless told otherwise.
-        resumes: whether it trains by `fit`, which can go on with a run.
+        name: of the files that it writes.
+        epochs, samples: the defaults.
+        resumes: whether it trains with `fit`, which can resume a run.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--data", default="letters", metavar="NAME|PATH", help=DATA)
-    add("--epochs", type=_count, default=epochs, help="how often every training image is seen")
-    add("--batch-size", type=_count, default=32, help="images a step")
+    add("--epochs", type=_count, default=epochs, help="how often every training image is used")
+    add("--batch-size", type=_count, default=32, help="images per step")
     add("--samples", type=_count, default=samples, help="train on this many images only")
     add("--seed", type=_seed, default=0, help="of the weights, the batches and the split")
-    add("--backend", choices=["numpy", "cupy", "auto"], default="numpy", help="where to compute: CPU or GPU")
+    add("--backend", choices=mc.backends.NAMES, default="numpy", help=BACKEND)
     if resumes:
-        add("--checkpoint", metavar="FILE", help="keep the whole run there, and go on with the one that is there")
-    add("--save", default=f"{name}.npz", metavar="FILE", help="where the trained network goes")
-    add("--picture", default=f"{name}.png", metavar="FILE", help="where the picture of predictions goes")
-    add("--report", metavar="DIR", help="also make a folder of pictures there, and a page, index.html, that shows them")
+        add("--checkpoint", metavar="FILE", help="save the complete run there, and resume the run that is there")
+    add("--save", default=f"{name}.npz", metavar="FILE", help="file of the trained network")
+    add("--picture", default=f"{name}.png", metavar="FILE", help="file of the picture of predictions")
+    add("--report", metavar="DIR", help="also write a folder of pictures, and a page, index.html, that shows them")
     add("--min-accuracy", type=_percentage, default=0, metavar="PERCENT", help="fail if the test accuracy is below")
     chosen = parser.parse_args()
     chosen.started = time.perf_counter()
-    for path in (chosen.save, chosen.picture):  # before any work: a run must not end in a folder that is not there
+    for path in (
+        chosen.save,
+        chosen.picture,
+    ):  # before any work: a run must not fail at its end because a folder is missing
         path = pathlib.Path(path).resolve()
         if path.is_dir():
             parser.error(f"{path} is a folder: give the name of a file")
@@ -71,7 +75,7 @@ def options(description, name, epochs, samples=None, resumes=True):
 
 
 def load_data(chosen):
-    """`(x_train, y_train), (x_test, y_test)` with images (N, 1, 28, 28), and what they are, in words."""
+    """`(x_train, y_train), (x_test, y_test)` with images (N, 1, 28, 28), and their description."""
     try:
         if chosen.data == "letters":
             sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
@@ -85,12 +89,12 @@ def load_data(chosen):
         if chosen.samples > len(x_train):
             sys.exit(f"error: --samples {chosen.samples} is more than the {len(x_train)} training images")
         x_train, y_train = x_train[: chosen.samples], y_train[: chosen.samples]  # they come shuffled
-    print(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test; computed by {chosen.backend}")
+    print(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test; backend {chosen.backend}")
     return (x_train[:, None], y_train), (x_test[:, None], y_test), what
 
 
 def run(model, optimizer, chosen):
-    """Train a network, measure it on the test set, save it, and draw what it says of some test images.
+    """Train a network, measure it on the test set, save it, and draw its predictions for some test images.
 
     Returns:
         the exit status: 1 if the accuracy is below `--min-accuracy`.
@@ -115,7 +119,11 @@ def run(model, optimizer, chosen):
 
 
 def finish(model, test, what, chosen, history, optimizer):
-    """Measure, save and draw a trained network; the exit status."""
+    """Measure, save and draw a trained network.
+
+    Returns:
+        the exit status, as `run`.
+    """
     x_test, y_test = test
     loss, accuracy = model.evaluate(x_test, y_test)
     print(f"test loss {loss:.4f}, test accuracy {100 * accuracy:.2f} % on {len(x_test):,} images ({what})")
@@ -143,12 +151,12 @@ def finish(model, test, what, chosen, history, optimizer):
 
 
 def draw_predictions(model, images, labels, path, title):
-    """A PNG of 24 test images and what the network says of each; first its surest mistakes, the rest as they come."""
+    """A PNG of 24 test images with their predictions: the most confident mistakes, then correct ones in order."""
     probabilities = model.predict(images)
     predicted = probabilities.argmax(axis=1)
     wrong = mc.metrics.confident_mistakes(probabilities, labels)[:8]
-    right = np.flatnonzero(predicted == labels)[: 24 - len(wrong)]
-    shown = np.concatenate([wrong, right])
+    correct = np.flatnonzero(predicted == labels)[: 24 - len(wrong)]
+    shown = np.concatenate([wrong, correct])
     scale, columns, gap, head = 3, 8, 12, 40
     tile, caption = 28 * scale, 36
     rows = math.ceil(len(shown) / columns)
@@ -157,29 +165,29 @@ def draw_predictions(model, images, labels, path, title):
     draw = ImageDraw.Draw(sheet)
     font, small = ImageFont.load_default(16), ImageFont.load_default(13)
     draw.text((gap, 10), title, fill="black", font=font)
-    for place, index in enumerate(shown):
-        left = gap + place % columns * (tile + gap)
-        top = head + place // columns * (tile + caption + gap)
+    for position, index in enumerate(shown):
+        left = gap + position % columns * (tile + gap)
+        top = head + position // columns * (tile + caption + gap)
         glyph = Image.fromarray(np.asarray(images[index, 0])).resize((tile, tile), Image.Resampling.NEAREST)
         sheet.paste(glyph, (left, top))
-        right_one = predicted[index] == labels[index]
-        said = f"{LETTERS[predicted[index]]}  {100 * probabilities[index].max():.0f} %"
-        draw.text((left, top + tile + 2), said, fill=GREEN if right_one else RED, font=font)
-        if not right_one:
+        is_correct = predicted[index] == labels[index]
+        prediction = f"{LETTERS[predicted[index]]}  {100 * probabilities[index].max():.0f} %"
+        draw.text((left, top + tile + 2), prediction, fill=GREEN if is_correct else RED, font=font)
+        if not is_correct:
             draw.text((left, top + tile + 20), f"labelled {LETTERS[labels[index]]}", fill=GREY, font=small)
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         sheet.save(file, "PNG")
 
 
 def _count(text):
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {text!r}")
     return int(text)
 
 
 def _seed(text):
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"needs a whole number of at least 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs an integer of at least 0, got {text!r}")
     return int(text)
 
 

@@ -1,10 +1,10 @@
 """The lab's fourth task: all its networks side by side, and measured explanations of the differences.
 
-In a few minutes, on letters drawn on the spot:   python examples/compare.py --quick
-On notMNIST:                                      python examples/compare.py --data notMNIST_small.tar.gz
-As the lab split its images:                      python examples/compare.py --quick --ordered
+In a few minutes, on synthetic letters:   python examples/compare.py --quick
+On notMNIST:                              python examples/compare.py --data notMNIST_small.tar.gz
+With the images split as in the lab:      python examples/compare.py --quick --ordered
 
-Stop it with Ctrl-C whenever you like: the same command goes on where it was. The parts are in `comparison/`.
+Stop it with Ctrl-C at any time: the same command resumes it. The modules are in `comparison/`.
 """
 
 import argparse
@@ -16,13 +16,13 @@ import sys
 from comparison import data, page, pictures, tables
 from comparison.experiments import EXPERIMENTS, tasks
 from comparison.models import MODELS
-from comparison.plan import WITNESSES, Plan
+from comparison.plan import REFERENCE_MODELS, Plan
 from comparison.progress import Progress
-from comparison.store import Store, do_all
+from comparison.store import Store, run_all
 from comparison.trials import Stopped
 
 import minicnn as mc
-from minicnn.files import write_whole
+from minicnn.storage.files import atomic_write
 
 FULL = {"epochs": 10, "experiment_epochs": 10, "samples": None}
 QUICK = {"epochs": 3, "experiment_epochs": 6, "samples": 3000}
@@ -30,7 +30,7 @@ DIVERGENCE_STEPS = 100
 
 
 def main(arguments=None):
-    """Run the comparison that the command line asks for; returns the exit status."""
+    """Run the comparison that the command line describes; returns the exit status."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     try:
@@ -41,7 +41,7 @@ def main(arguments=None):
 
 
 def compare(chosen, command):
-    """Everything: the data, the plan, the work, the report."""
+    """Read the data, make the plan, do the work, write the report; returns the exit status."""
     mc.use(chosen.backend)
     budget = QUICK if chosen.quick else FULL
     out = pathlib.Path(chosen.out or f"runs/compare-{pathlib.Path(chosen.data).name.split('.')[0]}")
@@ -54,7 +54,7 @@ def compare(chosen, command):
         epochs=chosen.epochs or budget["epochs"],
         minutes=chosen.minutes,
         experiment_epochs=chosen.experiment_epochs or budget["experiment_epochs"],
-        witnesses=chosen.witnesses,
+        reference_models=chosen.witnesses,
         seeds=chosen.seeds,
         ordered=chosen.ordered,
         batch_size=chosen.batch_size,
@@ -70,9 +70,12 @@ def compare(chosen, command):
     print(f"data: {source.what}; {len(source.y):,} images to train and validate on, {len(source.y_test):,} to test")
     try:
         _make_folder(out)
-        results = do_all(tasks(plan, source, settings), Store(out, chosen.again), Progress())
+        results = run_all(tasks(plan, source, settings), Store(out, chosen.again), Progress())
     except (Stopped, KeyboardInterrupt):
-        print(f"\nstopped; what is done is kept in {out}, and the same command goes on from there", file=sys.stderr)
+        print(
+            f"\nstopped; the finished results are kept in {out}, and the same command resumes from there",
+            file=sys.stderr,
+        )
         return 130
     _report(plan, source, settings, results, out, chosen.docs, command)
     return 0
@@ -114,29 +117,43 @@ def _report(plan, source, settings, results, out, docs, command):
 def _parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", default="letters", metavar="letters|PATH", help="letters drawn on the spot, or notMNIST's files")
-    add("--quick", action="store_true", help=f"a few minutes on two cores: {_in_words(QUICK)}; else {_in_words(FULL)}")
+    add("--data", default="letters", metavar="letters|PATH", help="synthetic letters, or notMNIST's files")
+    add(
+        "--quick",
+        action="store_true",
+        help=f"a few minutes on two cores: {_in_words(QUICK)}; otherwise {_in_words(FULL)}",
+    )
     add("--samples", type=_count, help="how many images to train and validate on")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--epochs", type=_count, help="the budget of each model in the table")
     budget.add_argument("--minutes", type=_minutes, help="the budget of each model in the table, as time instead")
     add("--experiment-epochs", type=_count, help="the budget of each training in the experiments")
     add("--seeds", type=_count, default=3, help="how many seeds an experiment uses (default: 3)")
-    add("--models", type=_some_of(MODELS), default=tuple(MODELS), help="models of the table, with commas between")
-    add("--experiments", type=_some_of(EXPERIMENTS), default=tuple(EXPERIMENTS), help="the same, or none")
-    add("--witnesses", type=_some_of(MODELS), default=WITNESSES, help="models that the experiments train")
-    add("--ordered", action="store_true", help="split as the lab did: ordered by class, the last tenth to validate on")
-    add("--batch-size", type=_count, default=32, help="images a step (default: 32)")
-    add("--seed", type=int, default=0, help="of the letters and of what is held out for the test (default: 0)")
-    add("--backend", choices=["numpy", "cupy", "auto"], default="numpy", help="where to compute: CPU or GPU")
-    add("--out", metavar="FOLDER", help="where results, tables and pictures go (default: runs/compare-<data>)")
-    add("--again", action="store_true", help="do anew what is in the folder under other settings")
-    add("--docs", metavar="FOLDER", help="also write the report there as a page with its pictures")
+    add("--models", type=_some_of(MODELS), default=tuple(MODELS), help="models of the table, separated by commas")
+    add(
+        "--experiments",
+        type=_some_of(EXPERIMENTS),
+        default=tuple(EXPERIMENTS),
+        help="experiments, separated by commas, or none",
+    )
+    add(
+        "--witnesses",
+        type=_some_of(MODELS),
+        default=REFERENCE_MODELS,
+        help="reference models: the experiments train them",
+    )
+    add("--ordered", action="store_true", help="split as in the lab: ordered by class, the last tenth to validate on")
+    add("--batch-size", type=_count, default=32, help="images per step (default: 32)")
+    add("--seed", type=int, default=0, help="of the letters and of the choice of the test images (default: 0)")
+    add("--backend", choices=mc.backends.NAMES, default="numpy", help="what computes (default: numpy)")
+    add("--out", metavar="FOLDER", help="of the results, tables and pictures (default: runs/compare-<data>)")
+    add("--again", action="store_true", help="compute results again that have other settings")
+    add("--docs", metavar="FOLDER", help="also write the report there, as a page with pictures")
     return parser
 
 
 def _command(parser, chosen):
-    """The command that repeats this run; paths of this machine stay open."""
+    """The command that repeats this run, without the paths of this machine."""
     words = ["python examples/compare.py"]
     for name, value in vars(chosen).items():
         if value == parser.get_default(name) or name in ("out", "again"):
@@ -160,7 +177,7 @@ def _make_folder(folder):
 
 
 def _write(path, content):
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -171,7 +188,7 @@ def _in_words(budget):
 
 def _count(text):
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {text!r}")
     return int(text)
 
 
@@ -185,13 +202,13 @@ def _minutes(text):
 
 
 def _some_of(known):
-    """A reader of names with commas between; "none" for none of them."""
+    """A function that reads known names separated by commas; "none" for none of them."""
 
     def read(text):
         names = () if text == "none" else tuple(text.split(","))
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; use {', '.join(known)}")
         return names
 
     return read

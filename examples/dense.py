@@ -1,6 +1,6 @@
-"""Dense layers only: 1000 hidden units that see no neighbourhoods. 795,010 parameters.
+"""Dense layers only: 1000 hidden units that do not know which pixels are neighbours. 795,010 parameters.
 
-The lab's diverged to 10 %. What does that, and what mends it: python examples/compare.py --experiments divergence
+The lab's diverged to 10 %. Why, and what fixes it: python examples/compare.py --experiments divergence
 Run it from the project's folder: python examples/dense.py
 """
 

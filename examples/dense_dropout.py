@@ -1,4 +1,4 @@
-"""Dense layers with L2 and dropout: large weights cost, and half of the hidden units are dropped in training.
+"""Dense layers with L2 and dropout: large weights are penalised, and half of the hidden units are dropped in training.
 
 Run it from the project's folder: python examples/dense_dropout.py
 """

@@ -1,4 +1,4 @@
-"""Dense layers with a falling learning rate: large steps first, small ones at the end.
+"""Dense layers with a falling learning rate: large steps first, small steps at the end.
 
 Run it from the project's folder: python examples/dense_falling.py
 """

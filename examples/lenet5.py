@@ -26,7 +26,7 @@ model = mc.Sequential(  # (1, 28, 28)
         mc.Dense(84),
         mc.Tanh(),
         mc.Dense(10),
-        mc.Softmax(),  # training reads the logits before it, predict gives the probabilities after it
+        mc.Softmax(),  # training uses the logits before it, predict returns the probabilities after it
     ],
     input_shape=(1, 28, 28),
     seed=chosen.seed,

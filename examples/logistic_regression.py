@@ -1,4 +1,4 @@
-"""Logistic regression: a weighted sum of the pixels for each letter, and nothing hidden. 7,850 parameters.
+"""Logistic regression: a weighted sum of the pixels for each letter, without hidden units. 7,850 parameters.
 
 Run it from the project's folder: python examples/logistic_regression.py
 """

@@ -1,4 +1,4 @@
-"""LeNet-5 trained with the loop written out: what `fit` does, with nothing hidden.
+"""LeNet-5 trained by a loop that is written out: it shows what `fit` does.
 
 Run it from the project's folder: python examples/training_loop.py
 """
@@ -20,8 +20,8 @@ rng = np.random.default_rng(chosen.seed)
 history = mc.History()
 
 for epoch in range(chosen.epochs):
-    order = rng.permutation(len(x_train))  # every image once an epoch, in a new order
-    total_loss, hits = 0.0, 0
+    order = rng.permutation(len(x_train))  # each epoch uses every image once, in a new order
+    total_loss, n_correct = 0.0, 0
     for start in range(0, len(order), chosen.batch_size):
         batch = order[start : start + chosen.batch_size]  # the last one may be smaller
         x, labels = x_train[batch], y_train[batch]  # uint8: the model scales them to [0, 1]
@@ -31,9 +31,9 @@ for epoch in range(chosen.epochs):
         backward(dlogits)
         optimizer.step(model.parameters())
 
-        total_loss += float(loss) * len(batch)  # a batch's loss is its images' mean: weigh it by their number
-        hits += (mc.to_numpy(logits).argmax(axis=1) == labels).sum()
-    history.record({"loss": total_loss / len(order), "accuracy": float(hits / len(order))})
+        total_loss += float(loss) * len(batch)  # the loss is the mean of the batch: multiply it by the number of images
+        n_correct += (mc.to_numpy(logits).argmax(axis=1) == labels).sum()
+    history.record({"loss": total_loss / len(order), "accuracy": float(n_correct / len(order))})
     print(f"epoch {epoch + 1}: loss {history['loss'][-1]:.4f}, accuracy {history['accuracy'][-1]:.4f}")
 
 sys.exit(finish(model, test, what, chosen, history, optimizer))

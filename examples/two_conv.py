@@ -1,7 +1,7 @@
 """Task 1 of the lab: two convolutions and a dense layer of 5000, by plain SGD. 125,499,810 parameters.
 
-Half a gigabyte of weights: a step takes a quarter of a second on two cores, and an epoch of 10,000 images
-a minute and a half, so one epoch is what it does unless told otherwise.
+It has half a gigabyte of weights: a step takes a quarter of a second on two cores, and an epoch of 10,000 images a
+minute and a half. So the default is one epoch.
 Run it from the project's folder: python examples/two_conv.py
 """
 

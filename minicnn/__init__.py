@@ -1,35 +1,18 @@
 """Convolutional networks from scratch on NumPy, or on CuPy for the GPU.
 
-Layers are nouns in CamelCase, functions are verbs in snake_case. Start reading
-in `minicnn/layers/activations.py`, then `im2col.py` and `layers/conv.py`.
+Layers are nouns in CamelCase, functions are verbs in snake_case. Read
+`minicnn/core/` in this order: `window.py`, `im2col.py`, `operations.py`,
+`parameter.py`, `layer.py`, `layers/`, `losses.py`, `optimizers.py`,
+`sequential.py`. `python benchmarks/reading.py` prints the functions of one
+training step in the order in which they are entered.
 """
 
-from minicnn import (
-    attribution,
-    backend,
-    datasets,
-    gradcheck,
-    im2col,
-    initializers,
-    layers,
-    losses,
-    metrics,
-    networks,
-    optimizers,
-    plots,
-    schedules,
-)
-from minicnn.backend import to_device, to_numpy, use
-from minicnn.callbacks import (
-    Callback,
-    CSVLogger,
-    EarlyStopping,
-    LambdaCallback,
-    LearningRateScheduler,
-    ModelCheckpoint,
-    ReduceLROnPlateau,
-)
-from minicnn.errors import (
+import os
+
+from minicnn import backends, core, datasets, networks
+from minicnn.backends import to_device, to_numpy, use
+from minicnn.core import gradcheck, im2col, initializers, layers, losses, metrics, optimizers, schedules
+from minicnn.core.errors import (
     BackendError,
     DivergenceError,
     FileError,
@@ -38,8 +21,7 @@ from minicnn.errors import (
     MinicnnError,
     MissingPackageError,
 )
-from minicnn.explain import Explanation, explain
-from minicnn.layers import (
+from minicnn.core.layers import (
     AvgPool2D,
     Conv2D,
     Dense,
@@ -53,11 +35,32 @@ from minicnn.layers import (
     Softmax,
     Tanh,
 )
-from minicnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from minicnn.core.losses import MeanSquaredError, SoftmaxCrossEntropy
+from minicnn.core.optimizers import SGD, Adam
+from minicnn.core.parameter import Parameter, State
+from minicnn.core.schedules import Constant, CosineDecay, ExponentialDecay, StepDecay, WarmUp
+from minicnn.inspect import attribution, plots
+from minicnn.inspect.explain import Explanation, explain
 from minicnn.model import Sequential, load
-from minicnn.optimizers import SGD, Adam
-from minicnn.parameter import Parameter
-from minicnn.progress import History
-from minicnn.schedules import Constant, CosineDecay, ExponentialDecay, StepDecay, WarmUp
+from minicnn.training.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateScheduler,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+)
+from minicnn.training.history import History
 
 __version__ = "0.1.0"
+
+use(os.environ.get("MINICNN_BACKEND") or "numpy")
+
+
+def _curves(history):
+    """The training curves of a history as a PNG file."""
+    return plots.png(plots.training_curves(history))
+
+
+History.draw = _curves

@@ -1,10 +1,10 @@
 """The lab's networks as functions. Each is written out in full, because that is what a reader looks for.
 
-Every network ends in Softmax: `fit` trains on the logits before it, `predict` gives the probabilities after it.
-All take the shape of one input (None: the first batch tells), the number of classes, and the seed of the first weights.
+Every network ends in Softmax: `fit` trains on the logits before it, `predict` returns the probabilities after it.
+All take the shape of one input (None: that of the first batch), the number of classes, and the weights' seed.
 """
 
-from minicnn.layers import AvgPool2D, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Softmax, Tanh
+from minicnn.core.layers import AvgPool2D, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Softmax, Tanh
 from minicnn.model import Sequential
 
 
@@ -12,10 +12,10 @@ def two_conv(input_shape=(1, 28, 28), classes=10, seed=0):
     """Task 1: two convolutions and a wide dense layer; 125,499,810 parameters on letters.
 
     Raises:
-        InputError: an `input_shape` that is none of images (C, H, W), or too small for the layers.
+        InputError: an `input_shape` that is not one of images (C, H, W), or too small for the layers.
 
     >>> small = two_conv(input_shape=(1, 8, 8))            # the same layers, without half a gigabyte of weights
-    >>> small.layers[2], small.layers[5], small.output_shape
+    >>> small.layers[2], small.layers[5], small.shapes[-1]
     (Conv2D(32, 3, padding='same'), Dense(5000), (10,))
     """
     layers = [
@@ -36,7 +36,7 @@ def conv_pool(input_shape=(1, 28, 28), classes=10, seed=0):
     """Task 2: one convolution, max pooling and a wide dense layer; 15,735,170 parameters on letters.
 
     Raises:
-        InputError: an `input_shape` that is none of images (C, H, W), or too small for the layers.
+        InputError: an `input_shape` that is not one of images (C, H, W), or too small for the layers.
 
     >>> conv_pool().count_parameters()
     15735170
@@ -58,7 +58,7 @@ def lenet5(input_shape=(1, 28, 28), classes=10, seed=0):
     """Task 3: LeNet-5, with tanh and average pooling; 61,706 parameters on letters.
 
     Raises:
-        InputError: an `input_shape` that is none of images (C, H, W), or too small for the layers.
+        InputError: an `input_shape` that is not one of images (C, H, W), or too small for the layers.
 
     >>> lenet5().count_parameters()
     61706

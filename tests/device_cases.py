@@ -1,4 +1,4 @@
-"""What the stand-in's tests and those on a real device do alike."""
+"""What the tests on the stand-in and those on a real device have in common."""
 
 from test_training import small_model, small_set
 
@@ -6,15 +6,15 @@ import minicnn as mc
 
 
 def weights_after(epochs, path, resume, images=50, batch_size=16):
-    """The weights of a run with Dropout and a checkpoint, on the active backend."""
+    """The weights of a run with Dropout and a checkpoint, on the backend in use."""
     x, y = small_set(images)
     model = small_model(dropout=True)
     model.fit(x, y, epochs, batch_size, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
     return [mc.to_numpy(p.value) for p in model.parameters().values()]
 
 
-def looked_into(image, backends):
-    """For each backend, what saliency and occlusion tell of LeNet-5 on an image, once `explain` could look at it."""
+def explained(image, backends):
+    """For each backend, the saliency and occlusion maps of LeNet-5 for an image, after `explain` has run once."""
     found = []
     for backend in backends:
         mc.use(backend)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.layers import (
+from minicnn.core.layers import (
     AvgPool2D,
     Conv2D,
     Dense,

@@ -1,14 +1,16 @@
-"""A stand-in for CuPy on a machine without a GPU: arrays that cannot be touched from the host by accident.
+"""A stand-in for CuPy on a machine without a GPU: arrays that cannot be copied to the host by accident.
 
-It computes with NumPy underneath, and refuses what would fail or silently copy on a device: NumPy functions on its
-arrays, NumPy arrays mixed in, `float()`, truth values, iteration. `asarray` and `.get()` are the only bridges, and
-are counted. While a stream is captured it writes down what is asked for, and the graph does that each time it is
-launched. It offers only names that CuPy offers, where CuPy can be imported (which needs no GPU). As CuPy does, and
-NumPy does not, it lays every result out in C order, whatever the order of the arguments.
+It computes with NumPy underneath, and refuses what would fail or silently copy on a device: NumPy arrays mixed in,
+`float()`, truth values, iteration. `asarray` and `.get()` are the only bridges, and are counted. NumPy's functions
+work on its arrays by the protocols `__array_ufunc__` and `__array_function__`, as CuPy implements them. While a stream
+is captured it notes what is launched, and the graph does that each time it is launched. It offers only names that CuPy
+offers, where CuPy can be imported (which needs no GPU). As CuPy does, and NumPy does not, it lays almost every result
+out in C order, whatever the order of the arguments.
 """
 
 import contextlib
 import ctypes
+import functools
 import operator
 import types
 
@@ -25,24 +27,64 @@ copies = []
 #: Kernels that were launched: the name of each function, operator or fused function.
 launches = []
 
-#: Launches that read or write an array against its order in memory, which a GPU does many times slower.
-against_order = []
+#: Launches that read or write an array against its memory layout, which a GPU does many times slower.
+against_layout = []
 
-#: What may: copies into another order.
+#: What may: copies to another layout.
 COPIES = ("copy", "concatenate")
+
+#: What keeps the memory layout of its argument, which is `order="K"` in CuPy as in NumPy.
+KEEP_LAYOUT = ("astype", "zeros_like", "ones_like", "full_like", "empty_like")
 
 #: What computes nothing; the first three copy where there is no such view.
 COPY_OR_VIEW = ("ascontiguousarray", "reshape", "ravel")
-VIEWS = (*COPY_OR_VIEW, "transpose", "swapaxes", "moveaxis", "broadcast_to", "as_strided", "empty", "result_type")
+VIEWS = (*COPY_OR_VIEW, "transpose", "swapaxes", "moveaxis", "broadcast_to", "as_strided", "empty", "empty_like")
+
+#: What returns no array, and looks at shapes and dtypes only.
+NO_ARRAY = ("result_type", "shape", "ndim", "size", "can_cast", "broadcast_shapes", "iscomplexobj", "isrealobj")
+
+#: The scalars that CuPy's `ndarray.__array_ufunc__` accepts besides arrays.
+SCALARS = (bool, int, float, complex, np.generic)
 
 
 class Array:
     """An array on the device."""
 
-    __array_ufunc__ = None
-
     def __init__(self, values):
         self._values = values
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        """NumPy's elementwise functions: CuPy calls its own function of the same name.
+
+        As cupy/_core/core.pyx: an unknown name or another type than arrays and scalars is NotImplemented, which NumPy
+        makes a TypeError; a NumPy array is one in CuPy's function. CuPy would also call `matmul`, and new versions
+        `reduce`. They are refused: a recorded step cannot contain the first (see cublas.py of the backend), and old
+        versions do not have the second.
+        """
+        if method != "__call__" or ufunc.signature is not None or _fusing:
+            return NotImplemented
+        if cupy is not None and not hasattr(cupy, ufunc.__name__):
+            return NotImplemented
+        out = options.pop("out", (None,))
+        if len(out) != 1 or not all(isinstance(item, (Array, np.ndarray, *SCALARS)) for item in inputs):
+            return NotImplemented
+        return _wrapped(ufunc, ufunc.__name__)(*inputs, out=out[0], **options)
+
+    def __array_function__(self, function, kinds, arguments, options):
+        """NumPy's other functions: CuPy calls its own function of the same module and name.
+
+        As cupy/_core/core.pyx: a name that CuPy does not have is NotImplemented, which NumPy makes a TypeError.
+        """
+        if _fusing or not set(kinds) <= {Array, np.ndarray}:
+            return NotImplemented
+        if cupy is not None:
+            try:
+                module = functools.reduce(getattr, function.__module__.split(".")[1:], cupy)
+                if getattr(module, function.__name__) is function:
+                    return NotImplemented
+            except AttributeError:
+                return NotImplemented
+        return _wrapped(function, function.__name__)(*arguments, **options)
 
     shape = property(lambda self: self._values.shape)
     dtype = property(lambda self: self._values.dtype)
@@ -78,8 +120,12 @@ class Array:
         return Array(np.asarray(self._values[_index(key)]))
 
     def __setitem__(self, key, value):
-        place, value = self._values[_index(key)], _inner(value)
-        if isinstance(value, np.ndarray) and value.ctypes.data == place.ctypes.data and value.strides == place.strides:
+        target, value = self._values[_index(key)], _inner(value)
+        if (
+            isinstance(value, np.ndarray)
+            and value.ctypes.data == target.ctypes.data
+            and value.strides == target.strides
+        ):
             launches.append("copy")  # after `a[key] += b` CuPy copies the sum away, and back
         _kernel("copy", (), lambda: self._values.__setitem__(_index(key), value), in_place=True)
 
@@ -95,28 +141,29 @@ class Array:
     def _refused(self, *_, **__):
         raise TypeError("a silent copy to the host: use minicnn.to_numpy")
 
-    __array__ = __array_function__ = __float__ = __int__ = __bool__ = __index__ = __iter__ = __complex__ = _refused
+    __array__ = __float__ = __int__ = __bool__ = __index__ = __iter__ = __complex__ = _refused
     __reduce_ex__ = _refused
 
 
 def _launch(name, arguments):
-    """Note a kernel, and whether neighbours along the last axis of an argument are none in memory."""
+    """Note a kernel, and whether neighbours along the last axis of an argument are not neighbours in memory."""
     launches.append(name)
     for item in arguments:
         if isinstance(item, np.ndarray):
             strides = [stride for stride, size in zip(item.strides, item.shape, strict=True) if size > 1 and stride]
             if name not in COPIES and strides and strides[-1] > min(strides):
-                against_order.append((name, item.shape))
+                against_layout.append((name, item.shape))
 
 
 def _kernel(name, arguments, compute, in_place=False):
-    """Launch a kernel: its result, a new array in C order; or nothing, where it changes one of its arguments."""
+    """Launch a kernel: its result, a new array, mostly in C order; or nothing, where it changes an argument."""
     _launch(name, arguments)
     if not in_place:
+        order = "K" if name in KEEP_LAYOUT else "C"
         if recording is None:
-            return Array(np.asarray(compute(), order="C"))
+            return Array(np.asarray(compute(), order=order))
         with np.errstate(all="ignore"):  # of numbers that have not been computed yet: only the shape counts
-            result = np.asarray(compute(), order="C")
+            result = np.asarray(compute(), order=order)
         recording.append(lambda: np.copyto(result, compute()))
         return Array(result)
     if recording is None:
@@ -160,7 +207,7 @@ Array.__hash__ = object.__hash__
 
 
 def _inner(value):
-    """What NumPy computes with; a NumPy array has no business here."""
+    """What NumPy computes with; a NumPy array is refused."""
     if isinstance(value, Array):
         return value._values
     if isinstance(value, np.ndarray):
@@ -176,19 +223,22 @@ def _index(key):
 
 def _wrapped(function, name, owner=()):
     def call(*args, **options):
-        values, choices = [*map(_inner, args)], {key: _inner(value) for key, value in options.items()}
-        arguments = (*values, *choices.values(), *owner)
+        values = [*map(_inner, args)]
+        choices = {key: _inner(value) for key, value in options.items() if key != "out" or value is not None}
+        arguments = () if name.endswith("_like") else (*values, *choices.values(), *owner)  # only shapes are read
 
         def compute():
             return function(*values, **choices)
 
+        if name in NO_ARRAY:
+            return compute()
         if name in VIEWS:
             result = compute()
             if name not in COPY_OR_VIEW or np.may_share_memory(result, owner[0] if owner else values[0]):
-                return result if name == "result_type" else Array(np.asarray(result))
+                return Array(np.asarray(result))
         if name == "fill":
             return _kernel(name, arguments, compute, in_place=True)
-        if choices.get("out") is None:
+        if "out" not in choices:
             return _kernel("copy" if name in VIEWS else name, arguments, compute)
         _kernel(name, arguments, compute, in_place=True)
         return options["out"]
@@ -258,7 +308,7 @@ class _Stream:
 
 
 class _Graph:
-    """What was asked for while a stream was captured, as one launch."""
+    """What was launched while a stream was captured, as one launch."""
 
     def __init__(self, work):
         self.work = work
@@ -284,7 +334,8 @@ class _Event:
                 self.stream.pending[number] = None
 
 
-recording = None  # what is asked for while a stream is captured: functions of nothing
+recording = None  # what is launched while a stream is captured: functions without arguments
+_fusing = False  # while CuPy traces a function that is fused; its stand-ins do not implement NumPy's protocols
 streams, host_waits = [], []
 _computing = _Stream()
 _current = [_computing]
@@ -296,7 +347,7 @@ strict.cuda = types.SimpleNamespace(
     MemoryPool=lambda: types.SimpleNamespace(malloc=None),
     using_allocator=lambda allocator: contextlib.nullcontext(),
     device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
-    runtime=types.SimpleNamespace(is_hip=True),  # so that no real cuBLAS is asked for
+    runtime=types.SimpleNamespace(is_hip=True),  # so that no real cuBLAS is looked for
 )
 strict.random = types.SimpleNamespace(default_rng=_Generator)
 
@@ -319,29 +370,36 @@ def _cublas_gemm(kind):
 
     def matrix(address, rows, columns, ld):
         assert ld >= rows > 0 and columns > 0
-        whole = np.ctypeslib.as_array((kind * (ld * columns)).from_address(address.value))
-        return whole.reshape(columns, ld)[:, :rows].T
+        memory = np.ctypeslib.as_array((kind * (ld * columns)).from_address(address.value))
+        return memory.reshape(columns, ld)[:, :rows].T
 
-    def gemm(handle, turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        a = matrix(a, k, m, lda).T if turn_a else matrix(a, m, k, lda)
-        b = matrix(b, n, k, ldb).T if turn_b else matrix(b, k, n, ldb)
+    def gemm(handle, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        a = matrix(a, k, m, lda).T if transpose_a else matrix(a, m, k, lda)
+        b = matrix(b, n, k, ldb).T if transpose_b else matrix(b, k, n, ldb)
         _gemm("N", "N", Array(a), Array(b), Array(matrix(c, m, n, ldc)), alpha._obj.value, beta._obj.value)
         return 0
 
     return gemm, kind
 
 
-#: What `minicnn.products.cublas` finds on a device.
+#: What `minicnn.backends.cupy.cublas.find_cublas` finds on a device.
 cublas = {"f": _cublas_gemm(ctypes.c_float), "d": _cublas_gemm(ctypes.c_double), "stream": lambda handle, stream: 0}
 
 
 def _fuse(kernel_name):
-    """One launch for a whole function."""
+    """One launch for a complete function."""
 
     def decorate(function):
         def call(*arguments):
-            before = len(launches)
-            result = function(*arguments)
+            global _fusing
+            if any(type(item) is float for item in arguments):
+                raise TypeError("a Python number is a float64 for CuPy 13, and so is the result")
+            arguments = [Array(np.asarray(item)) if isinstance(item, np.generic) else item for item in arguments]
+            before, _fusing = len(launches), True
+            try:
+                result = function(*arguments)
+            finally:
+                _fusing = False
             launches[before:] = [kernel_name]
             return result
 

@@ -1,16 +1,17 @@
-"""The benchmark runs: tiny, without peers, so that it cannot rot."""
+"""The benchmark works: it runs, very small and without other libraries."""
 
 import json
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 TINY = "--threads=1 --rounds=1 --seconds=0.01 --turn=0.01 --patience=0 --images=32"
 
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests: an installed package")
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="only a checkout has the benchmarks")
 
 
 def run(tmp_path, *arguments):
@@ -23,27 +24,57 @@ def run(tmp_path, *arguments):
 
 
 def test_contenders_compute_the_same_and_are_timed(tmp_path):
-    results, text = run(tmp_path, "--nets", "lenet5", "--batches", "8", "--contenders", "textbook", "floor")
+    results, text = run(tmp_path, "--nets", "lenet5", "--batches", "8", "--contenders", "textbook", "plain", "floor")
     measured = results["cases"][0]["contenders"]
-    assert list(measured) == ["ours", "textbook", "floor"]
-    assert measured["textbook"]["agrees"] is True
+    assert list(measured) == ["ours", "textbook", "plain", "floor"]
+    assert measured["textbook"]["agrees"] is measured["plain"]["agrees"] is True
     for times in measured.values():
         assert all(seconds > 0 for seconds, _ in times["step"] + times["infer"])
         assert times["peak"] > 2**20
-    assert len(measured["ours"]["epoch"]) == 3
-    assert "fit beyond its bare steps" in text and "import minicnn" in text
+    assert len(measured["ours"]["epoch"]) == len(measured["plain"]["epoch"]) == 3
+    assert "fit beyond its steps alone" in text and "import minicnn" in text
+
+
+def test_one_convolution_is_compared_with_the_plain_backend(tmp_path):
+    results, text = run(tmp_path, "--nets", "conv64", "--batches", "2", "--contenders", "plain", "--quick")
+    measured = results["cases"][0]["contenders"]
+    assert list(measured) == ["ours", "plain"]
+    assert measured["plain"]["agrees"] is True
+    assert "| plain " in text
+
+
+def test_the_plain_contender_uses_the_plain_backend(tmp_path):
+    sys.path.insert(0, str(BENCHMARKS.parent))
+    import minicnn as mc
+    from benchmarks.contenders import ours, plain
+    from benchmarks.contenders.case import Case
+
+    case, backend, budget = Case("lenet5", 8, tmp_path, threads=1), mc.backends.current(), mc.im2col.BUDGET
+    case.write_data(images=8)
+    try:
+        first = ours.make(case)
+        assert mc.backends.current().name == "numpy"
+        second = plain.make(case)
+        assert mc.backends.current().name == "plain"
+    finally:
+        mc.use(backend)
+        mc.im2col.BUDGET = budget
+    values = [[parameter.value for parameter in it.model.parameters().values()] for it in (first, second)]
+    for a, b in zip(*values, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_profile_names_every_layer(tmp_path):
     results, text = run(tmp_path, "--nets", "lenet5", "--batches", "8", "--profile")
     (item,) = results["profile"]
-    times = {name: forward + back for name, forward, back in item["rows"]}
+    times = {name: forward + backward for name, forward, backward in item["rows"]}
     assert {"conv2d_1", "tanh_4", "dense_3", "loss", "update"} <= set(times)
+    assert all(backward > 0 for name, _, backward in item["rows"] if name.startswith(("conv2d", "dense")))
     assert sum(times.values()) == pytest.approx(item["step"])
     assert "conv2d_1" in text
 
 
-def test_losses_that_differ_are_told_apart():
+def test_the_report_says_whose_losses_differ():
     sys.path.insert(0, str(BENCHMARKS.parent))
     from benchmarks.report import agreement
 

@@ -1,4 +1,4 @@
-"""The comparison: kept and resumed trial by trial, its splits, its statistics, its tables and its page."""
+"""The comparison: saved and resumed trial by trial, its splits, its statistics, its tables and its page."""
 
 import csv
 import functools
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, cache):
-    """Few test letters, drawn once, and a short sweep."""
+    """A few test letters, drawn once, and a short sweep."""
     monkeypatch.setenv("MINICNN_HOME", str(cache))
     monkeypatch.setattr(data, "read", functools.partial(data.read, test_samples=150))
     monkeypatch.setattr(compare, "DIVERGENCE_STEPS", 4)
@@ -42,7 +42,7 @@ def small(monkeypatch, cache):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The names of the trials that were really trained."""
+    """A list of the trials that were trained, and not read from the folder."""
     names = []
     run = trials.run
 
@@ -59,7 +59,7 @@ def results_of(folder):
     return {path.stem: json.loads(path.read_text()) for path in (folder / "results").glob("*.json")}
 
 
-# The whole of it
+# All of it
 
 
 def test_everything_once(tmp_path, capsys):
@@ -90,8 +90,8 @@ def test_everything_once(tmp_path, capsys):
     assert str(tmp_path / "out") not in page
 
 
-def test_verdicts_say_how_many_networks_they_rest_on(tmp_path, capsys):
-    """One seed each in the table; where the witnesses have several, those are used instead."""
+def test_verdicts_name_the_number_of_networks(tmp_path, capsys):
+    """The table has one seed of each model; where the reference models have several, those are used instead."""
     models = "--models=logistic_regression,dense,dense_falling"
     assert compare.main([*LIGHT, models, f"--out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
@@ -103,28 +103,28 @@ def test_verdicts_say_how_many_networks_they_rest_on(tmp_path, capsys):
     assert one.count("(p ") == one.count(", not told apart") + one.count(", they differ") > 0
     best = next(line for line in printed.splitlines() if "Best on test" in line)
     assert "between these two trained networks Holm's p" in best or "over 2 seeds" in best
-    for pair in one.split(": ")[-1].split(";"):  # the two witnesses are compared by their seeds only
+    for pair in one.split(": ")[-1].split(";"):  # the two reference models are compared over their seeds only
         assert "dense_falling" in pair
 
 
-def test_a_rare_colour_of_a_picture_stays_itself(tmp_path):
-    """One small purple ring, for a model of one seed, among all the greys of the letters."""
+def test_a_rare_colour_of_a_picture_is_not_changed(tmp_path):
+    """One small purple ring, for a model with one seed, among all the greys of the letters."""
     pytest.importorskip("matplotlib")
     models = "--models=logistic_regression,dense,dense_falling"
     assert compare.main([*LIGHT, models, "--experiments=moved", f"--out={tmp_path}"]) == 0
     pixels = np.asarray(Image.open(tmp_path / "moved.png").convert("RGB")).reshape(-1, 3).astype(int)
-    wanted = [int(pictures.COLOURS["dense_falling"][place : place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(pictures.COLOURS["dense_falling"][start : start + 2], 16) for start in (1, 3, 5)]
     assert (np.abs(pixels - wanted).max(axis=1) <= 12).any()
 
 
 def test_tables_parse_and_agree(tmp_path):
     assert compare.main([*TINY, "--experiments=none", f"--out={tmp_path}"]) == 0
-    kept = results_of(tmp_path)
+    saved = results_of(tmp_path)
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == ["logistic_regression", "lenet5"]
     for row in rows:
-        result = kept[f"table-{row['model']}-seed0"]["result"]
+        result = saved[f"table-{row['model']}-seed0"]["result"]
         assert int(row["parameters"]) == {"logistic_regression": 7_850, "lenet5": 61_706}[row["model"]]
         assert float(row["test_accuracy"]) == result["test_accuracy"] == result["right"].count("1") / 150
         assert float(row["test_low"]) < result["test_accuracy"] < float(row["test_high"])
@@ -136,12 +136,12 @@ def test_tables_parse_and_agree(tmp_path):
     assert "61,706" in text and "87 %" in text
 
 
-# Stopping and going on
+# Stop and resume
 
 
-def test_goes_on_trial_by_trial(tmp_path, monkeypatch, trained):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert compare.main([*LIGHT, f"--out={whole}"]) == 0
+def test_resumes_trial_by_trial(tmp_path, monkeypatch, trained):
+    complete, stopped = tmp_path / "complete", tmp_path / "stopped"
+    assert compare.main([*LIGHT, f"--out={complete}"]) == 0
     every = list(trained)
     trained.clear()
     run = trials.run
@@ -153,23 +153,23 @@ def test_goes_on_trial_by_trial(tmp_path, monkeypatch, trained):
 
     with monkeypatch.context() as patch:
         patch.setattr(trials, "run", stopped_at_the_fourth)
-        assert compare.main([*LIGHT, f"--out={parts}"]) == 130
-    assert sorted(results_of(parts)) == sorted(every[:3])
+        assert compare.main([*LIGHT, f"--out={stopped}"]) == 130
+    assert sorted(results_of(stopped)) == sorted(every[:3])
     trained.clear()
-    assert compare.main([*LIGHT, f"--out={parts}"]) == 0
+    assert compare.main([*LIGHT, f"--out={stopped}"]) == 0
     assert trained == every[3:]
-    for name, kept in results_of(whole).items():
-        assert kept["result"]["right"] == results_of(parts)[name]["result"]["right"]
+    for name, saved in results_of(complete).items():
+        assert saved["result"]["right"] == results_of(stopped)[name]["result"]["right"]
     trained.clear()
-    assert compare.main([*LIGHT, f"--out={parts}"]) == 0
+    assert compare.main([*LIGHT, f"--out={stopped}"]) == 0
     assert trained == []
 
 
-def test_ctrl_c_within_a_training_keeps_nothing_of_it(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_during_a_training_saves_nothing_of_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials.Watch, "on_batch_end", lambda self, batch, loss: signal.raise_signal(signal.SIGINT))
     assert compare.main([*LIGHT, f"--out={tmp_path}"]) == 130
     assert results_of(tmp_path) == {}
-    assert "goes on" in capsys.readouterr().err
+    assert "resumes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["--batch-size=16", "--epochs=2", "--samples=190"])
@@ -186,7 +186,7 @@ def test_other_settings_are_refused_before_any_work(tmp_path, trained, capsys, c
 
 
 def test_an_edited_training_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys):
-    """Somebody changes a learning rate in models.py between two runs."""
+    """A user changes a learning rate in models.py between two runs."""
     assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
     edited = models.MODELS["logistic_regression"]._replace(optimizer=lambda steps: mc.SGD(0.02))
     monkeypatch.setitem(models.MODELS, "logistic_regression", edited)
@@ -200,7 +200,7 @@ def test_an_edited_sweep_is_not_mixed_with_old_results(tmp_path, monkeypatch, ca
     assert compare.main(sweep) == 0
     monkeypatch.setattr(divergence, name, {"RATES": (0.01, 1.0), "LAB_RATE": 0.02}[name])
     assert compare.main(sweep) == 1
-    assert {"RATES": "rates", "LAB_RATE": "mends"}[name] in capsys.readouterr().err
+    assert {"RATES": "rates", "LAB_RATE": "fixes"}[name] in capsys.readouterr().err
 
 
 def test_an_edited_network_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys):
@@ -211,7 +211,7 @@ def test_an_edited_network_is_not_mixed_with_old_results(tmp_path, monkeypatch, 
     assert "network" in capsys.readouterr().err
 
 
-def test_broken_result_is_done_again(tmp_path, trained, capsys):
+def test_broken_result_is_computed_again(tmp_path, trained, capsys):
     assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
     (tmp_path / "results" / "table-logistic_regression-seed0.json").write_text('{"settings": {')
     trained.clear()
@@ -220,17 +220,17 @@ def test_broken_result_is_done_again(tmp_path, trained, capsys):
     assert "cannot be read" in capsys.readouterr().out
 
 
-def test_result_is_written_whole(tmp_path):
+def test_result_is_written_atomically(tmp_path):
     task = store.Task("name", {"a": (1, 2)}, 1.0, None)
     folder = store.Store(tmp_path)
-    folder.keep(task, {"test_accuracy": 0.5})
+    folder.save(task, {"test_accuracy": 0.5})
     with pytest.raises(TypeError):
-        folder.keep(task, {"test_accuracy": object()})
-    assert folder.done(task) == {"test_accuracy": 0.5}
+        folder.save(task, {"test_accuracy": object()})
+    assert folder.load(task) == {"test_accuracy": 0.5}
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["name.json"]
 
 
-def test_minutes_end_a_training(tmp_path):
+def test_minutes_limit_a_training(tmp_path):
     arguments = ["--samples=200", "--minutes=0.005", "--models=logistic_regression", "--experiments=none"]
     assert compare.main([*arguments, f"--out={tmp_path}"]) == 0
     result = results_of(tmp_path)["table-logistic_regression-seed0"]["result"]
@@ -238,7 +238,7 @@ def test_minutes_end_a_training(tmp_path):
     assert result["epochs"] > 1
 
 
-def test_ordered_is_a_table_of_its_own(tmp_path, monkeypatch):
+def test_ordered_has_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for order in ([], ["--ordered"]):
         assert compare.main([*TABLE, *order]) == 0
@@ -280,7 +280,7 @@ def test_divergence_is_a_row_not_a_failure(tmp_path, monkeypatch):
     assert "diverged" in (tmp_path / "table.txt").read_text()
 
 
-def test_notmnist_is_named_and_its_path_is_not(tmp_path, rng, capsys):
+def test_the_page_names_notmnist_but_not_its_path(tmp_path, rng, capsys):
     count = 300
     labels = np.arange(count, dtype=np.uint8) % 10
     images = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
@@ -305,7 +305,7 @@ def test_notmnist_is_named_and_its_path_is_not(tmp_path, rng, capsys):
         ),
     ],
 )
-def test_a_reports_command_has_no_folders_of_this_machine(tmp_path, monkeypatch, command, shown):
+def test_the_command_of_a_report_has_no_folders_of_this_machine(tmp_path, monkeypatch, command, shown):
     monkeypatch.chdir(tmp_path)
     assert report._command(command.replace("HERE", str(tmp_path))) == shown
 
@@ -360,7 +360,7 @@ def test_default_split_is_stratified_and_keeps_copies_together(source):
         ("letters-of-mine", "notMNIST (set not named)"),
     ],
 )
-def test_the_set_is_named_by_the_last_part_of_its_path(path, name):
+def test_the_set_is_named_after_the_last_name_of_its_path(path, name):
     assert data.set_name(path) == name
 
 
@@ -371,7 +371,7 @@ def test_ordered_split_on_real_images(real_data):
     assert counts[9] < 0.05 * counts[0] and np.count_nonzero(source.y[held_out] == 9) > 0.9 * len(held_out)
 
 
-def test_variants_change_what_they_say(source):
+def test_variants_change_what_they_should(source):
     plain = data.prepare(source, trials.Trial("table", "dense", 1))
     permuted = data.prepare(source, trials.Trial("table", "dense", 1, permuted=True))
     assert (plain.train[0] != permuted.train[0]).any()
@@ -389,7 +389,7 @@ def test_variants_change_what_they_say(source):
 def test_move_is_by_two_pixels_each_way():
     image = np.zeros((4, 28, 28), np.uint8)
     image[:, 10, 10] = 1
-    assert [tuple(int(place) for place in where[1:]) for where in np.argwhere(data.move(image))] == [
+    assert [tuple(map(int, position[1:])) for position in np.argwhere(data.move(image))] == [
         (10, 12),
         (10, 8),
         (12, 10),
@@ -397,15 +397,15 @@ def test_move_is_by_two_pixels_each_way():
     ]
 
 
-# The dense network from inside
+# Inside the dense network
 
 
-def test_dead_share():
+def test_dead_fraction():
     model = mc.networks.dense(units=10)
     x = np.ones((5, 1, 28, 28), np.float32)
-    x[0] = -1  # where the others' sums are above zero, this one's are below
+    x[0] = -1  # where the sums of the others are positive, those of this one are negative
     model.layers[1].bias.value[:4] = -1e6
-    assert divergence.dead_share(model, x) == 0.4
+    assert divergence.dead_fraction(model, x) == 0.4
 
 
 def test_large_inputs_kill_relus_and_small_ones_learn(source):
@@ -423,7 +423,7 @@ def test_numbers_that_are_not_finite_are_an_outcome(source):
     assert divergence.outcome(run) == "not finite" and len(run["losses"]) == run["not_finite"]
 
 
-# How sure a number is
+# How certain a number is
 
 
 @pytest.mark.parametrize(
@@ -440,8 +440,8 @@ def test_wilson_interval(right, total, low, high):
     assert statistics.wilson(right, total) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_wilson_ends_are_where_the_share_is_just_believable():
-    for end in statistics.wilson(1804, 2000):  # the definition: |share - p| = z * sqrt(p (1 - p) / n)
+def test_wilson_ends_satisfy_the_definition():
+    for end in statistics.wilson(1804, 2000):  # |fraction - p| = z * sqrt(p (1 - p) / n)
         assert abs(0.902 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 2000))
 
 
@@ -470,7 +470,7 @@ def test_t_test_against_the_printed_table(n, t):
     assert statistics.t_test(gaps, gaps) == statistics.t_test([0.5], [0.1]) == 1
 
 
-def test_a_difference_near_nothing_shows_another_digit():
+def test_a_difference_near_its_error_has_another_digit():
     sentence = statistics.Difference(0.32, 0.30).sentence("worse", "better", "the same")
     assert sentence == "better (+0.32 ± 0.30 points)"
     assert str(statistics.Difference(0.349, 0.251)) == "+0.35 ± 0.25"  # one digit would say +0.3 ± 0.3
@@ -488,7 +488,7 @@ def test_size_agrees_with_a_built_network():
     assert models.size("two_conv")[0] == 125_499_810
 
 
-def test_few_images_get_as_many_steps():
-    chosen = plan.Plan(("dense",), (), 1, None, 4, plan.WITNESSES, 1, False, 32, 10, 2700)
+def test_few_images_have_as_many_steps():
+    chosen = plan.Plan(("dense",), (), 1, None, 4, plan.REFERENCE_MODELS, 1, False, 32, 10, 2700)
     trial = chosen.amount_trial("dense", 0, 100)
     assert trial.epochs * math.ceil(100 / 32) == pytest.approx(4 * math.ceil(2700 / 32), rel=0.05)

@@ -1,4 +1,4 @@
-"""Letters and notMNIST: what is read, what is refused, and what is left out by name."""
+"""Synthetic letters and notMNIST: which files are read, which are refused, and which are skipped by name."""
 
 import contextlib
 import gzip
@@ -24,7 +24,7 @@ from minicnn.datasets import LETTERS, load_letters, load_notmnist, read_notmnist
 from minicnn.datasets.archives import Skipped
 from minicnn.datasets.cache import cached
 from minicnn.datasets.png import Decoder, decode_plain
-from minicnn.files import cache_folder
+from minicnn.storage.files import cache_folder
 
 
 def png(pixels, **options):
@@ -75,12 +75,12 @@ def idx(array):
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def make_idx(folder, images, labels, prefix="", packed=False):
+def make_idx(folder, images, labels, prefix="", compressed=False):
     folder.mkdir(exist_ok=True)
-    end, pack = (".gz", gzip.compress) if packed else ("", bytes)
-    path = folder / f"{prefix}images-idx3-ubyte{end}"
-    path.write_bytes(pack(idx(images)))
-    (folder / f"{prefix}labels-idx1-ubyte{end}").write_bytes(pack(idx(labels.astype(np.uint8))))
+    suffix, encode = (".gz", gzip.compress) if compressed else ("", bytes)
+    path = folder / f"{prefix}images-idx3-ubyte{suffix}"
+    path.write_bytes(encode(idx(images)))
+    (folder / f"{prefix}labels-idx1-ubyte{suffix}").write_bytes(encode(idx(labels.astype(np.uint8))))
     return path
 
 
@@ -93,10 +93,10 @@ def files():
     return letter_files()
 
 
-# Letters
+# Synthetic letters
 
 
-def test_letters_are_seeded_balanced_and_of_notmnists_form():
+def test_letters_are_reproducible_balanced_and_like_notmnist():
     (x, y), (x_test, y_test) = load_letters(train=200, test=50, seed=3, cache=False)
     assert x.shape == (200, 28, 28) and x.dtype == np.uint8 and y.dtype == np.int64
     assert np.bincount(y).tolist() == [20] * 10 and np.bincount(y_test).tolist() == [5] * 10
@@ -105,21 +105,21 @@ def test_letters_are_seeded_balanced_and_of_notmnists_form():
     np.testing.assert_array_equal(x, again)
     (other, _), _ = load_letters(train=200, test=50, seed=4, cache=False)
     assert (x != other).any()
-    assert (x.max(axis=(1, 2)) > 100).mean() > 0.95  # light on dark, a few of them faint,
-    rows, columns = x.any(axis=2), x.any(axis=1)  # and drawn from edge to edge, but where pieces are missing
+    assert (x.max(axis=(1, 2)) > 100).mean() > 0.95  # light on dark, a few with low contrast,
+    rows, columns = x.any(axis=2), x.any(axis=1)  # from edge to edge, except where pieces are missing
     assert (rows[:, [0, -1]].all(axis=1) | columns[:, [0, -1]].all(axis=1)).mean() > 0.9
     assert not {image.tobytes() for image in x} & {image.tobytes() for image in x_test}
 
 
 def test_letters_are_harder_for_a_linear_model_than_for_lenet5():
-    """The same letters, optimizer and epochs; measured: 64 % and 78 %."""
+    """With the same letters, optimizer and epochs; measured accuracies: 64 % and 78 %."""
     (x, y), (x_test, y_test) = load_letters(train=3000, test=600, cache=False)
-    found = []
+    accuracies = []
     for make in (mc.networks.logistic_regression, mc.networks.lenet5):
         model = make()
         model.fit(x[:, None], y, 4, 32, mc.Adam(0.002), verbose=False)
-        found.append(model.evaluate(x_test[:, None], y_test)[1])
-    linear, lenet5 = found
+        accuracies.append(model.evaluate(x_test[:, None], y_test)[1])
+    linear, lenet5 = accuracies
     assert 0.3 < linear < lenet5 - 0.1
 
 
@@ -131,12 +131,12 @@ def test_letters_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").rglob("*.npy"))
 
 
-def test_letters_from_fonts_of_ones_own(tmp_path):
+def test_letters_from_the_users_own_fonts(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     source = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "font.ttf").write_bytes(source.read_bytes())
-    (tmp_path / "mine" / "broken.ttf").write_bytes(b"no font")
+    (tmp_path / "mine" / "broken.ttf").write_bytes(b"not a font")
     with pytest.warns(UserWarning, match=r"broken\.ttf"):
         load_letters(train=20, test=10, fonts=tmp_path / "mine", cache=False)
     with pytest.raises(mc.FileError, match="nowhere"):
@@ -144,7 +144,7 @@ def test_letters_from_fonts_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"train": 0}, {"test": 2.5}, {"seed": -1}])
-def test_numbers_that_cannot_be_are_refused(options):
+def test_invalid_numbers_are_refused(options):
     with pytest.raises(mc.InputError):
         load_letters(**options)
 
@@ -152,38 +152,38 @@ def test_numbers_that_cannot_be_are_refused(options):
 @pytest.mark.parametrize(
     "options", [{"seed": -1}, {"seed": "0"}, {"test_fraction": 1.5}, {"test_fraction": "a"}, {"group_by": "name"}]
 )
-def test_settings_that_cannot_be_are_refused_before_a_file_is_read(options):
+def test_invalid_arguments_are_refused_before_a_file_is_read(options):
     with pytest.raises(mc.InputError, match=next(iter(options))):
         load_notmnist("nowhere", **options)
     with pytest.raises(mc.InputError, match="small"):
         load_notmnist(["small"])
 
 
-# notMNIST in every wrapping
+# notMNIST in every file format
 
 
-def test_every_wrapping_gives_the_same_images(tmp_path, files):
+def test_every_file_format_contains_the_same_images(tmp_path, files):
     expected = {
         (LETTERS.index(name[0]), np.array(Image.open(io.BytesIO(data))).tobytes()) for name, data in files.items()
     }
     data = read_notmnist(make_folder(tmp_path / "folder", files))
-    wrappings = [
+    paths = [
         make_tar(tmp_path / "a.tar.gz", files),
         make_tar(tmp_path / "a.tar", files, mode="w"),
         make_tar(tmp_path / "bare.tar.gz", files, root=""),
         make_zip(tmp_path / "a.zip", files),
         make_folder(tmp_path / "outer" / "notMNIST_small", files).parent,
         make_idx(tmp_path / "idx", data.images, data.labels),
-        make_idx(tmp_path / "packed", data.images, data.labels, packed=True).parent,
+        make_idx(tmp_path / "compressed", data.images, data.labels, compressed=True).parent,
     ]
     assert as_set(data) == expected
-    for path in wrappings:
+    for path in paths:
         found = read_notmnist(path)
         assert as_set(found) == expected and len(found.images) == len(files), path
         assert found.skipped == []
 
 
-def test_copies_stay_on_one_side_of_the_split(tmp_path):
+def test_copies_stay_on_the_same_side_of_the_split(tmp_path):
     path = make_tar(tmp_path / "a.tar.gz", letter_files(each=12))
     for seed in range(3):
         (x, _), (x_test, y_test) = load_notmnist(path, test_fraction=0.3, seed=seed)
@@ -192,19 +192,19 @@ def test_copies_stay_on_one_side_of_the_split(tmp_path):
         assert not {image.tobytes() for image in x} & {image.tobytes() for image in x_test}
 
 
-def test_letters_of_a_font_stay_together_if_wanted(tmp_path):
+def test_letters_of_a_font_stay_on_the_same_side_if_grouped_by_fonts(tmp_path):
     files = {name: data for name, data in letter_files(each=12).items() if "font11" not in name}
     path = make_tar(tmp_path / "a.tar.gz", files)
     (x, _), (x_test, _) = load_notmnist(path, test_fraction=0.3, group_by="fonts")
-    where = {pixels(data).tobytes(): name.split("/")[1] for name, data in files.items()}
-    sides = [{where[image.tobytes()] for image in side} for side in (x, x_test)]
+    font_of = {pixels(data).tobytes(): name.split("/")[1] for name, data in files.items()}
+    sides = [{font_of[image.tobytes()] for image in side} for side in (x, x_test)]
     assert (len(sides[0]), len(sides[1])) == (8, 3) and not sides[0] & sides[1]
 
 
 def test_a_training_and_a_test_pair_of_idx_are_the_two_sets(tmp_path, rng):
     images, labels = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8), np.arange(30) % 10
-    make_idx(tmp_path / "idx", images[:20], labels[:20], "train-", packed=True)
-    make_idx(tmp_path / "idx", images[20:], labels[20:], "t10k-", packed=True)
+    make_idx(tmp_path / "idx", images[:20], labels[:20], "train-", compressed=True)
+    make_idx(tmp_path / "idx", images[20:], labels[20:], "t10k-", compressed=True)
     (x, y), (x_test, y_test) = load_notmnist(tmp_path / "idx")
     np.testing.assert_array_equal(x, images[:20])
     np.testing.assert_array_equal(x_test, images[20:])
@@ -214,9 +214,9 @@ def test_a_training_and_a_test_pair_of_idx_are_the_two_sets(tmp_path, rng):
 def test_the_second_start_reads_the_cache_and_a_changed_file_is_read_again(tmp_path, files):
     path = make_tar(tmp_path / "a.tar.gz", files)
     first = load_notmnist(path)
-    about, data = path.stat(), path.read_bytes()
-    path.write_bytes(b"x" * len(data))  # the content gone, size and time kept: only the cache can answer
-    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    info, data = path.stat(), path.read_bytes()
+    path.write_bytes(b"x" * len(data))  # other content, same size and time: only the cache has the images
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
     second = load_notmnist(path)
     np.testing.assert_array_equal(first[0][0], second[0][0])
     assert isinstance(second[0][0].base, np.memmap)
@@ -227,7 +227,7 @@ def test_the_second_start_reads_the_cache_and_a_changed_file_is_read_again(tmp_p
 
 def test_a_broken_cache_is_made_again(tmp_path, files):
     path = make_tar(tmp_path / "a.tar.gz", files)
-    expected = [[part.copy() for part in pair] for pair in load_notmnist(path)]  # they lie in the file itself
+    expected = [[array.copy() for array in pair] for pair in load_notmnist(path)]  # the arrays are mapped to the files
     for damage in (lambda f: f.write_bytes(f.read_bytes()[:-5]), lambda f: f.unlink(), lambda f: f.write_bytes(b"")):
         for file in (tmp_path / "cache").rglob("*"):
             if file.is_file():
@@ -236,8 +236,8 @@ def test_a_broken_cache_is_made_again(tmp_path, files):
         np.testing.assert_array_equal(found[0][0], expected[0][0])
 
 
-def test_every_flipped_bit_of_a_cache_is_noticed():
-    """Headers too: one bit there makes other labels of the same bytes, or a text that is no Python."""
+def test_every_flipped_bit_of_a_cache_is_detected():
+    """Also in the headers: one bit there can change the dtype of the labels, or make the header invalid Python."""
     arrays = {"labels": np.arange(3), "images": np.arange(8, dtype=np.uint8).reshape(2, 2, 2)}
     made = []
 
@@ -257,24 +257,24 @@ def test_every_flipped_bit_of_a_cache_is_noticed():
     assert len(made) == 1
     flips = 0
     for file in sorted((cache_folder() / "flips").rglob("*.*")):
-        for place in range(file.stat().st_size):
+        for position in range(file.stat().st_size):
             content = bytearray(file.read_bytes())
-            content[place] ^= 1 << place % 8
+            content[position] ^= 1 << position % 8
             file.write_bytes(content)
             check()
             flips += 1
-            assert len(made) == 1 + flips, (file, place)
+            assert len(made) == 1 + flips, (file, position)
     for content in ("{}", "[]", "null", '{"labels.npy": 1}', "[" * 10**5):
         next((cache_folder() / "flips").rglob("*.json")).write_text(content)
         check()
         flips += 1
         assert len(made) == 1 + flips, content
-    kept = list((cache_folder() / "flips").iterdir())
-    assert len(kept) == 1 and not kept[0].name.startswith(".")
+    entries = list((cache_folder() / "flips").iterdir())
+    assert len(entries) == 1 and not entries[0].name.startswith(".")
 
 
-def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path, files, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
+def test_loading_continues_without_a_cache_that_cannot_be_written(tmp_path, files, monkeypatch):
+    (tmp_path / "file").write_text("a file instead of a folder")
     monkeypatch.setenv("MINICNN_HOME", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="without a cache"):
         (x, _), _ = load_notmnist(make_tar(tmp_path / "a.tar.gz", files))
@@ -285,20 +285,20 @@ def test_two_processes_may_fill_the_cache_at_once(tmp_path):
     path = make_tar(tmp_path / "a.tar.gz", letter_files(each=40))
     code = f"import minicnn as mc; print(int(mc.datasets.load_notmnist({str(path)!r})[0][0].sum()))"
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) for _ in range(4)]
-    shown = [process.communicate() for process in processes]
-    assert len({out for out, _ in shown}) == 1 and shown[0][0], shown
-    kept = list((tmp_path / "cache" / "notmnist").iterdir())
-    assert len(kept) == 1 and not kept[0].name.startswith(".")
+    outputs = [process.communicate() for process in processes]
+    assert len({out for out, _ in outputs}) == 1 and outputs[0][0], outputs
+    entries = list((tmp_path / "cache" / "notmnist").iterdir())
+    assert len(entries) == 1 and not entries[0].name.startswith(".")
 
 
-# What is wrong with single files: counted, named, left out
+# Errors in single files: the file is counted, named and skipped
 
 
 def huge_png():
-    """A PNG that claims 50,000 x 50,000 pixels: 2.5 GB if it were opened."""
+    """A PNG that claims 50,000 x 50,000 pixels: 2.5 GB when it is decoded."""
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(chunk_type, data):
+        return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
 
     header = struct.pack(">IIBBBBB", 50000, 50000, 8, 0, 0, 0, 0)
     return (
@@ -310,65 +310,65 @@ def huge_png():
 
 
 ZEROS = np.zeros((28, 28), np.uint8)
-LEFT_OUT = {
+SKIPPED_FILES = {
     "empty": ("A/x.png", b""),
-    "text": ("A/x.png", b"hello, I am no picture at all, sorry"),
-    "cut": ("A/x.png", png(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))[:-200]),
+    "text": ("A/x.png", b"hello, this is a text and not an image"),
+    "truncated": ("A/x.png", png(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))[:-200]),
     "another size": ("A/x.png", png(np.zeros((28, 29), np.uint8))),
     "one pixel": ("A/x.png", png(np.zeros((1, 1), np.uint8))),
-    "a bomb": ("A/x.png", huge_png()),
+    "a decompression bomb": ("A/x.png", huge_png()),
     "another letter": ("K/x.png", png(ZEROS)),
-    "no letter": ("x.png", png(ZEROS)),
-    "another kind": ("A/readme.txt", b"hello"),
+    "not in a folder of a letter": ("x.png", png(ZEROS)),
+    "another file type": ("A/readme.txt", b"hello"),
     "a large file": ("A/x.png", png(ZEROS) + bytes(2**21)),
     "a long name": ("A/x.png" + "x" * 2000 + ".png", png(ZEROS)),
-    "a way out": ("../A/x.png", png(ZEROS)),
+    "a path outside the archive": ("../A/x.png", png(ZEROS)),
 }
 
 
-@pytest.mark.parametrize("wrapping", [make_tar, make_zip], ids=["tar", "zip"])
-@pytest.mark.parametrize(("name", "data"), LEFT_OUT.values(), ids=LEFT_OUT)
-def test_what_is_no_letter_is_left_out_counted_and_named(tmp_path, files, wrapping, name, data):
-    path = wrapping(tmp_path / "archive", files | {name: data})
+@pytest.mark.parametrize("make_archive", [make_tar, make_zip], ids=["tar", "zip"])
+@pytest.mark.parametrize(("name", "data"), SKIPPED_FILES.values(), ids=SKIPPED_FILES)
+def test_a_file_that_is_not_a_letter_is_skipped_counted_and_named(tmp_path, files, make_archive, name, data):
+    path = make_archive(tmp_path / "archive", files | {name: data})
     with pytest.warns(UserWarning, match=r"1 files.*" + name.rsplit("/", 1)[-1][:50]):
         (x, _), (x_test, _) = load_notmnist(path)
     assert len(x) + len(x_test) == len(files)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["archive", "cache"]  # nothing was unpacked
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["archive", "cache"]  # nothing was extracted
 
 
-def test_a_grey_level_is_the_same_in_every_kind_of_png(tmp_path, files):
+def test_a_grey_level_is_the_same_in_every_colour_type_of_png(tmp_path, files):
     pixels = np.random.default_rng(0).integers(0, 2, (28, 28), dtype=np.uint8) * 255
-    kinds = [Image.fromarray(pixels), Image.fromarray(pixels).convert("1"), Image.fromarray(pixels).convert("RGB")]
-    for number, image in enumerate([*kinds, Image.fromarray(pixels).convert("P")]):
+    modes = [Image.fromarray(pixels), Image.fromarray(pixels).convert("1"), Image.fromarray(pixels).convert("RGB")]
+    for number, image in enumerate([*modes, Image.fromarray(pixels).convert("P")]):
         file = io.BytesIO()
         image.save(file, "PNG")
-        files[f"A/kind{number}.png"] = file.getvalue()
+        files[f"A/mode{number}.png"] = file.getvalue()
     data = read_notmnist(make_tar(tmp_path / "a.tar.gz", files))
     assert sum((image == pixels).all() for image in data.images) == 4
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(chunk_type, data):
+    return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
 
 
-def stored_png(rows, kinds, width=28, level=6):
-    """A PNG whose stored rows are these bytes, whatever they decode to."""
+def stored_png(rows, filter_types, width=28, level=6):
+    """A PNG with these bytes as its stored (filtered) rows."""
     header = struct.pack(">IIBBBBB", width, len(rows), 8, 0, 0, 0, 0)
-    lines = b"".join(bytes([kind]) + row.tobytes() for kind, row in zip(kinds, rows, strict=True))
-    packed = zlib.compress(lines, level)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    lines = b"".join(bytes([filter_type]) + row.tobytes() for filter_type, row in zip(filter_types, rows, strict=True))
+    compressed = zlib.compress(lines, level)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
-def test_every_filter_of_a_png_is_undone_as_pillow_undoes_it(rng):
+def test_every_filter_of_a_png_is_undone_as_by_pillow(rng):
     stored = rng.integers(0, 256, (300, 9, 28), dtype=np.uint8)
-    kinds = rng.integers(0, 5, (300, 9))
-    files = [stored_png(rows, kind) for rows, kind in zip(stored, kinds, strict=True)]
+    filter_types = rng.integers(0, 5, (300, 9))
+    files = [stored_png(rows, types) for rows, types in zip(stored, filter_types, strict=True)]
     plain, images = decode_plain(files, 9, 28)
-    assert plain.all() and set(kinds.ravel()) == set(range(5))
+    assert plain.all() and set(filter_types.ravel()) == set(range(5))
     np.testing.assert_array_equal(images, [pixels(data) for data in files])
 
 
-def test_a_png_that_is_not_plain_or_not_whole_is_left_to_pillow(rng):
+def test_a_png_that_is_not_plain_or_not_intact_is_left_to_pillow(rng):
     rows = rng.integers(0, 256, (28, 28), dtype=np.uint8)
     good = stored_png(rows, [0] * 28)
     others = {
@@ -376,57 +376,57 @@ def test_a_png_that_is_not_plain_or_not_whole_is_left_to_pillow(rng):
         "colour": png(np.repeat(rows[:, :, None], 3, axis=2)),
         "another size": png(rows[:27]),
         "an unknown filter": stored_png(rows, [0] * 27 + [5]),
-        "a row too many": good[:33] + stored_png(np.vstack([rows, rows[:1]]), [0] * 29)[33:],
-        "a row too few": good[:33] + stored_png(rows[:27], [0] * 27)[33:],
-        "cut": good[:-1],
+        "one row too many": good[:33] + stored_png(np.vstack([rows, rows[:1]]), [0] * 29)[33:],
+        "one row too few": good[:33] + stored_png(rows[:27], [0] * 27)[33:],
+        "truncated": good[:-1],
         "a wrong checksum": good[:-13] + bytes([good[-13] ^ 1]) + good[-12:],
-        "nothing": b"",
+        "an empty file": b"",
     }
     plain, images = decode_plain([good, *others.values(), good], 28, 28)
     assert plain.tolist() == [True] + [False] * len(others) + [True]
     np.testing.assert_array_equal(images[[0, -1]], [rows, rows])
 
 
-def test_another_process_decodes_the_same_and_is_done_without_when_it_dies(rng):
+def test_the_second_process_decodes_the_same_and_decoding_continues_if_it_ends(rng):
     files = [png(rng.integers(0, 256, (28, 28), dtype=np.uint8)) for _ in range(40)]
-    files[5] = b"no PNG"
+    files[5] = b"not a PNG"
     expected = decode_plain(files, 28, 28)
     with contextlib.closing(Decoder(28, 28)) as decoder:
-        for turn in range(4):
+        for batch in range(4):
             decoder.send(files)
-            assert (decoder.process is None) == (turn == 0)
-            if turn == 2:
+            assert (decoder.process is None) == (batch == 0)
+            if batch == 2:
                 decoder.process.kill()
-            for found, right in zip(decoder.receive(), expected, strict=True):
-                np.testing.assert_array_equal(found, right)
+            for found, correct in zip(decoder.receive(), expected, strict=True):
+                np.testing.assert_array_equal(found, correct)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 60, 1000])
-def test_files_decoded_in_batches_are_the_files_in_their_order(batch, tmp_path, files, monkeypatch):
+def test_files_decoded_in_batches_stay_in_their_order(batch, tmp_path, files, monkeypatch):
     monkeypatch.setattr(mc.datasets.notmnist, "BATCH", batch)
-    odd = {"A/empty.png": b"", "B/colour.png": png(np.full((28, 28, 3), 7, np.uint8))}
-    names = sorted(files | odd)
-    found = read_notmnist(make_tar(tmp_path / "a.tar", {name: (files | odd)[name] for name in names}, mode="w"))
+    unusual = {"A/empty.png": b"", "B/colour.png": png(np.full((28, 28, 3), 7, np.uint8))}
+    names = sorted(files | unusual)
+    found = read_notmnist(make_tar(tmp_path / "a.tar", {name: (files | unusual)[name] for name in names}, mode="w"))
     assert [name for name, _ in found.skipped] == ["notMNIST_small/A/empty.png"]
     assert found.names == [f"notMNIST_small/{name}" for name in names if name != "A/empty.png"]
     for name, image, label in zip(found.names, found.images, found.labels, strict=True):
-        data = Image.open(io.BytesIO((files | odd)[name.removeprefix("notMNIST_small/")])).convert("L")
+        data = Image.open(io.BytesIO((files | unusual)[name.removeprefix("notMNIST_small/")])).convert("L")
         np.testing.assert_array_equal(image, data)
         assert LETTERS[label] == name.split("/")[1]
 
 
 def comment():
-    about = PngInfo()
-    about.add_text("Comment", "by hand")
-    return about
+    info = PngInfo()
+    info.add_text("Comment", "by hand")
+    return info
 
 
-def test_plain_and_unusual_tar_headers_name_the_same_files(tmp_path, files):
-    long = {f"{letter}/{'x' * 90}.png": data for letter, data in zip(LETTERS, files.values(), strict=False)}
-    expected = sorted(f"notMNIST_small/{name}" for name in files | long)
-    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
-            for name, data in (files | long).items():
+def test_all_tar_header_formats_contain_the_same_names(tmp_path, files):
+    long_names = {f"{letter}/{'x' * 90}.png": data for letter, data in zip(LETTERS, files.values(), strict=False)}
+    expected = sorted(f"notMNIST_small/{name}" for name in files | long_names)
+    for header_format in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=header_format) as archive:
+            for name, data in (files | long_names).items():
                 member = tarfile.TarInfo(f"notMNIST_small/{name}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
@@ -434,30 +434,30 @@ def test_plain_and_unusual_tar_headers_name_the_same_files(tmp_path, files):
         assert sorted(found.names) == expected and found.skipped == []
 
 
-ODD_NAMES = {
+UNUSUAL_NAMES = {
     "a tab": "we\tird",
     "a line break": "we\nird",
     "not UTF-8": "we\udcffird",
-    "a terminal's command": "we\x1b[2Jird",
+    "a terminal escape sequence": "we\x1b[2Jird",
     "written from right to left": "we\u202eird",
 }
 
 
-@pytest.mark.parametrize("wrapping", ["tar", "folder", "zip"])
-@pytest.mark.parametrize("odd", ODD_NAMES.values(), ids=ODD_NAMES)
-def test_odd_names_are_shown_as_what_can_be_printed(tmp_path, files, wrapping, odd):
-    if wrapping == "zip":
-        odd = odd.replace("\udcff", "\xff")  # a zip's names are text
-    files |= {f"A/{odd}.png": png(ZEROS), f"B/{odd}.png": b""}
-    make = {"tar": make_tar, "folder": make_folder, "zip": make_zip}[wrapping]
+@pytest.mark.parametrize("file_format", ["tar", "folder", "zip"])
+@pytest.mark.parametrize("text", UNUSUAL_NAMES.values(), ids=UNUSUAL_NAMES)
+def test_unusual_names_are_reported_in_printable_characters(tmp_path, files, file_format, text):
+    if file_format == "zip":
+        text = text.replace("\udcff", "\xff")  # the names in a zip are Unicode text
+    files |= {f"A/{text}.png": png(ZEROS), f"B/{text}.png": b""}
+    make = {"tar": make_tar, "folder": make_folder, "zip": make_zip}[file_format]
     path = make(tmp_path / "data", files)
-    for _ in range(2):  # also as the cache has it
+    for _ in range(2):  # the second time from the cache
         with pytest.warns(UserWarning, match=r"1 files of .*B/we.*ird\.png \(empty\)") as caught:
             (x, _), (x_test, _) = load_notmnist(path, group_by="fonts")
         assert str(caught[0].message).isprintable()
         assert len(x) + len(x_test) == len(files) - 1
-    with pytest.raises(mc.FileError, match=r"left out: .*we.*ird") as caught:
-        read_notmnist(make(tmp_path / "other", {f"A/{odd}.png": b""}))
+    with pytest.raises(mc.FileError, match=r"skipped files: .*we.*ird") as caught:
+        read_notmnist(make(tmp_path / "other", {f"A/{text}.png": b""}))
     assert str(caught.value).isprintable()
 
 
@@ -467,9 +467,9 @@ def test_links_and_devices_in_an_archive_are_not_followed(tmp_path, files):
     path = tmp_path / "a.tar"
     make_tar(path, files, mode="w")
     with tarfile.open(path, "a") as archive:
-        for number, kind in enumerate([tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]):
+        for number, typeflag in enumerate([tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]):
             member = tarfile.TarInfo(f"notMNIST_small/A/link{number}.png")
-            member.type, member.linkname = kind, str(secret)
+            member.type, member.linkname = typeflag, str(secret)
             archive.addfile(member)
     data = read_notmnist(path)
     assert len(data.images) == len(files) and not (data.images == 77).all(axis=(1, 2)).any()
@@ -486,62 +486,62 @@ def test_links_in_a_folder_are_not_followed(tmp_path, files):
     assert len(data.images) == len(files) and len(data.skipped) == 2
 
 
-def test_a_file_that_cannot_be_read_is_left_out_by_name(tmp_path, files, monkeypatch):
-    """The tests may run as root, who may read everything."""
+def test_a_file_that_cannot_be_read_is_skipped_by_name(tmp_path, files, monkeypatch):
+    """The error is simulated, because the tests may run as root, who can read every file."""
     folder = make_folder(tmp_path / "folder", files)
     read_bytes = pathlib.Path.read_bytes
 
-    def closed(path):
+    def without_permission(path):
         if path.name == "font3.png" and path.parent.name == "C":
             raise PermissionError(13, "Permission denied", str(path))
         return read_bytes(path)
 
-    monkeypatch.setattr(pathlib.Path, "read_bytes", closed)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", without_permission)
     with pytest.warns(UserWarning, match=r"1 files.*C/font3\.png \(cannot be read: Permission denied\)"):
         (x, _), (x_test, _) = load_notmnist(folder)
     assert len(x) + len(x_test) == len(files) - 1
 
 
-def test_pngs_with_right_checksums_and_wrong_content_are_read_or_left_out(rng):
-    """Every chunk's content mutated, its checksum made right again, so that what is in it is looked at."""
+def test_pngs_with_valid_checksums_and_invalid_content_are_read_or_skipped(rng):
+    """The content of the chunks is mutated and the checksums are corrected, so that the content is decoded."""
     rng = random.Random(0)
-    pictures = [png(ZEROS), png(ZEROS, pnginfo=comment()), png(np.zeros((28, 28, 3), np.uint8))]
-    pictures.append(png(ZEROS, icc_profile=bytes(500)))
-    refused = 0
+    images = [png(ZEROS), png(ZEROS, pnginfo=comment()), png(np.zeros((28, 28, 3), np.uint8))]
+    images.append(png(ZEROS, icc_profile=bytes(500)))
+    skipped = 0
     for number in range(3000):
-        data = pictures[number % len(pictures)]
-        mutated, place = bytearray(data[:8]), 8
-        while place < len(data):
-            size = int.from_bytes(data[place : place + 4], "big")
-            kind, content = data[place + 4 : place + 8], bytearray(data[place + 8 : place + 8 + size])
+        data = images[number % len(images)]
+        mutated, position = bytearray(data[:8]), 8
+        while position < len(data):
+            size = int.from_bytes(data[position : position + 4], "big")
+            chunk_type, content = data[position + 4 : position + 8], bytearray(data[position + 8 : position + 8 + size])
             if content and rng.random() < 0.5:
                 content[rng.randrange(size)] = rng.randrange(256)
-            mutated += chunk(kind, bytes(content)) * rng.choice([0, 1, 1, 1, 1, 1, 2])
-            place += 12 + size
+            mutated += chunk(chunk_type, bytes(content)) * rng.choice([0, 1, 1, 1, 1, 1, 2])
+            position += 12 + size
         found = mc.datasets.notmnist._decode_png(bytes(mutated))
-        refused += isinstance(found, Skipped)
+        skipped += isinstance(found, Skipped)
         assert isinstance(found, Skipped) or len(found) == 784
-    assert 300 < refused < 2900
+    assert 300 < skipped < 2900
 
 
-# Bombs: small files that would fill the memory
+# Decompression bombs: small files that fill the memory if they are read without limits
 
-PIECES = 128  # MiB
+BOMB_SIZE = 128  # MiB of decompressed data
 
 
-def zeros(count=PIECES):
-    """Some MiB of zeros, gzipped."""
+def zeros(count=BOMB_SIZE):
+    """`count` MiB of zeros, compressed with gzip."""
     return gzip.compress(bytes(2**20)) * count
 
 
-def tar_header(kind, size, name="notMNIST_small/A/x.png"):
+def tar_header(typeflag, size, name="notMNIST_small/A/x.png"):
     member = tarfile.TarInfo(name)
-    member.type, member.size = kind, size
+    member.type, member.size = typeflag, size
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def sparse_header():
-    """Of a file with holes, whose list of holes goes on in the next block."""
+    """The header of a sparse file whose list of holes continues in the next block."""
     header = bytearray(tar_header(b"S", 0))
     header[482] = 1
     header[148:156] = b" " * 8
@@ -549,21 +549,21 @@ def sparse_header():
     return bytes(header)
 
 
-def tar_bomb(*parts):
-    """A maker of a gzipped tar that starts with these gzipped parts and goes on with letters."""
+def tar_bomb(*chunks):
+    """A function that makes a .tar.gz which begins with these gzip chunks and continues with letters."""
 
     def make(folder):
         rest = make_tar(folder / "rest.tar", letter_files(), mode="w").read_bytes()
         path = folder / "bomb.tar.gz"
-        path.write_bytes(b"".join(parts) + gzip.compress(rest))
+        path.write_bytes(b"".join(chunks) + gzip.compress(rest))
         return path
 
     return make
 
 
-def repeated(part, count):
-    """A part of a tar again and again, gzipped; its size is a divisor of some thousand."""
-    return gzip.compress(part * 1000) * (count // 1000)
+def repeated(blocks, count):
+    """Some blocks of a tar, repeated `count` times (a multiple of 1000) and compressed with gzip."""
+    return gzip.compress(blocks * 1000) * (count // 1000)
 
 
 def zip_bomb(method, claimed=None):
@@ -571,7 +571,7 @@ def zip_bomb(method, claimed=None):
         path = folder / "bomb.zip"
         with zipfile.ZipFile(path, "w", method) as archive:
             with archive.open("notMNIST_small/A/x.png", "w") as file:
-                for _ in range(PIECES):
+                for _ in range(BOMB_SIZE):
                     file.write(bytes(2**20))
             for name, data in letter_files().items():
                 archive.writestr(f"notMNIST_small/{name}", data)
@@ -584,7 +584,7 @@ def zip_bomb(method, claimed=None):
 
 def idx_bomb(label_count, labels):
     def make(folder):
-        count = PIECES * 2**20 // 784
+        count = BOMB_SIZE * 2**20 // 784
         header = bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28)
         (folder / "images-idx3-ubyte.gz").write_bytes(gzip.compress(header) + zeros())
         header = bytes([0, 0, 8, 1]) + struct.pack(">I", label_count or count)
@@ -598,33 +598,33 @@ RECORDS = "".join(f"{len(str(n)) + 8:02} k{n}=vv\n" for n in range(4000)).encode
 BOMBS = {
     "a name that claims a petabyte": tar_bomb(gzip.compress(tar_header(b"L", 2**50))),
     "a header that claims a petabyte": tar_bomb(gzip.compress(tar_header(b"x", 2**50))),
-    "a header that claims more than nothing": tar_bomb(gzip.compress(tar_header(b"x", -(2**50)))),
+    "a header that claims a negative size": tar_bomb(gzip.compress(tar_header(b"x", -(2**50)))),
     "a file that claims a petabyte": tar_bomb(gzip.compress(tar_header(b"0", 2**50))),
-    "a long name": tar_bomb(gzip.compress(tar_header(b"L", PIECES * 2**20)), zeros()),
-    "a long header": tar_bomb(gzip.compress(tar_header(b"x", PIECES * 2**20)), zeros()),
-    "a long header of all files": tar_bomb(gzip.compress(tar_header(b"g", PIECES * 2**20)), zeros()),
-    "names of names": tar_bomb(repeated(tar_header(b"L", 5) + b"A/x".ljust(512, b"\0"), 200_000)),
+    "a long name": tar_bomb(gzip.compress(tar_header(b"L", BOMB_SIZE * 2**20)), zeros()),
+    "a long header": tar_bomb(gzip.compress(tar_header(b"x", BOMB_SIZE * 2**20)), zeros()),
+    "a long header of all files": tar_bomb(gzip.compress(tar_header(b"g", BOMB_SIZE * 2**20)), zeros()),
+    "repeated name headers": tar_bomb(repeated(tar_header(b"L", 5) + b"A/x".ljust(512, b"\0"), 200_000)),
     "long names": tar_bomb(repeated(tar_header(b"L", 2**16) + b"x" * 2**16 + tar_header(b"0", 0), 3000)),
     "a sparse file": tar_bomb(
         gzip.compress(sparse_header()), repeated(b"00000000001\0" * 42 + b"\1".ljust(8), 400_000)
     ),
     "large files": tar_bomb(repeated(tar_header(b"0", 2**15) + bytes(2**15), 6000)),
-    "a large file": tar_bomb(gzip.compress(tar_header(b"0", PIECES * 2**20)), zeros()),
+    "a large file": tar_bomb(gzip.compress(tar_header(b"0", BOMB_SIZE * 2**20)), zeros()),
     "a zip": zip_bomb(zipfile.ZIP_DEFLATED),
-    "a zip that claims little": zip_bomb(zipfile.ZIP_DEFLATED, claimed=700),
-    "a zip of bzip2": zip_bomb(zipfile.ZIP_BZIP2, claimed=700),
-    "a zip of lzma": zip_bomb(zipfile.ZIP_LZMA, claimed=700),
+    "a zip that claims a small size": zip_bomb(zipfile.ZIP_DEFLATED, claimed=700),
+    "a zip compressed with bzip2": zip_bomb(zipfile.ZIP_BZIP2, claimed=700),
+    "a zip compressed with lzma": zip_bomb(zipfile.ZIP_LZMA, claimed=700),
     "images without labels": idx_bomb(10, bytes(1)),
     "images of one letter": idx_bomb(None, bytes(1)),
     "labels without images": idx_bomb(2**31, b""),
 }
 
-BOUND = 64  # MiB
+MEMORY_BOUND = 64  # MiB
 LOAD = """
 import sys, warnings
 import minicnn as mc
 
-def peak():  # in KiB; unlike getrusage's, nothing of the process that started this one
+def peak():  # in KiB; getrusage's peak also contains the memory of the parent process
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
 
@@ -640,24 +640,24 @@ print((peak() - before) / 1024)
 
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
-def test_a_bomb_takes_no_memory(tmp_path, make):
+def test_a_bomb_does_not_fill_the_memory(tmp_path, make):
     (tmp_path / "bomb").mkdir()
     path = make(tmp_path / "bomb")
     assert path.stat().st_size < 3 * 2**20
-    harmless = make_tar(tmp_path / "a.tar.gz", letter_files())
-    done = subprocess.run([sys.executable, "-c", LOAD, harmless, path], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout) < BOUND
+    valid = make_tar(tmp_path / "a.tar.gz", letter_files())
+    completed = subprocess.run([sys.executable, "-c", LOAD, valid, path], capture_output=True, text=True, timeout=60)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert float(completed.stdout) < MEMORY_BOUND
 
 
-# What is wrong with the whole
+# Errors in the data set: an exception
 
 
-def rewritten(array, **changes):
-    """IDX bytes with other header fields."""
+def with_changed_header(array, **changes):
+    """The bytes of an IDX file with changed header fields: `_4=21` writes 21 at position 4."""
     data = bytearray(idx(array))
-    for place, value in changes.items():
-        data[int(place[1:]) : int(place[1:]) + 4] = struct.pack(">I", value)
+    for position, value in changes.items():
+        data[int(position[1:]) : int(position[1:]) + 4] = struct.pack(">I", value)
     return bytes(data)
 
 
@@ -665,17 +665,17 @@ IMAGES, LABELS = np.zeros((20, 28, 28), np.uint8), (np.arange(20) % 10).astype(n
 BAD_IDX = {
     "a wrong magic number": (b"PNG!" + idx(IMAGES)[4:], idx(LABELS)),
     "floats": (bytes([0, 0, 13, 3]) + idx(IMAGES)[4:], idx(LABELS)),
-    "labels for images": (idx(LABELS), idx(LABELS)),
-    "a count that lies": (rewritten(IMAGES, _4=21), idx(LABELS)),
-    "a count that lies hugely": (rewritten(IMAGES, _4=2**31), idx(LABELS)),
-    "a count that is too small": (rewritten(IMAGES, _4=19), idx(LABELS)),
+    "labels instead of images": (idx(LABELS), idx(LABELS)),
+    "a count one too large": (with_changed_header(IMAGES, _4=21), idx(LABELS)),
+    "a count far too large": (with_changed_header(IMAGES, _4=2**31), idx(LABELS)),
+    "a count one too small": (with_changed_header(IMAGES, _4=19), idx(LABELS)),
     "another size": (idx(np.zeros((20, 32, 32), np.uint8)), idx(LABELS)),
     "too few labels": (idx(IMAGES), idx(LABELS[:-1])),
     "a label of 10": (idx(IMAGES), idx(LABELS + 1)),
-    "cut in the header": (idx(IMAGES)[:10], idx(LABELS)),
-    "cut": (idx(IMAGES)[:-1], idx(LABELS)),
-    "more after the end": (idx(IMAGES) + b"0", idx(LABELS)),
-    "nothing": (b"", b""),
+    "truncated in the header": (idx(IMAGES)[:10], idx(LABELS)),
+    "truncated": (idx(IMAGES)[:-1], idx(LABELS)),
+    "a byte after the end": (idx(IMAGES) + b"0", idx(LABELS)),
+    "empty files": (b"", b""),
     "no image": (idx(IMAGES[:0]), idx(LABELS[:0])),
     "a letter missing": (idx(IMAGES), idx(LABELS % 9)),
     "broken gzip": (gzip.compress(idx(IMAGES))[:-20], idx(LABELS)),
@@ -684,7 +684,7 @@ BAD_IDX = {
 
 
 @pytest.mark.parametrize(("images", "labels"), BAD_IDX.values(), ids=BAD_IDX)
-def test_idx_files_that_lie_are_refused(tmp_path, images, labels):
+def test_inconsistent_idx_files_are_refused(tmp_path, images, labels):
     (tmp_path / "images-idx3-ubyte").write_bytes(images)
     (tmp_path / "labels-idx1-ubyte").write_bytes(labels)
     with pytest.raises(mc.FileError, match="idx"):
@@ -696,7 +696,7 @@ def without(letter):
 
 
 BAD_SETS = {
-    "nothing there": lambda p: p / "missing.tar.gz",
+    "a missing file": lambda p: p / "missing.tar.gz",
     "an empty file": lambda p: make_folder(p, {"a.tar.gz": b""}) / "a.tar.gz",
     "text": lambda p: make_folder(p, {"a.tar.gz": b"hello" * 100}) / "a.tar.gz",
     "an empty tar": lambda p: make_tar(p / "a.tar.gz", {}),
@@ -704,12 +704,12 @@ BAD_SETS = {
     "an empty folder": lambda p: p,
     "another folder": lambda p: make_folder(p, {"photos/cat.png": png(ZEROS)}),
     "an archive of something else": lambda p: make_tar(p / "a.tar.gz", {"x/cat.png": png(ZEROS)}),
-    "a path with a zero": lambda p: f"{p}/a\0b",
+    "a path with a null character": lambda p: f"{p}/a\0b",
     "a path too long": lambda p: p / ("a" * 300),
-    "a cut tar": lambda p: (
+    "a truncated tar": lambda p: (
         make_folder(p, {"b.tar": make_tar(p / "a", letter_files(), mode="w").read_bytes()[:10240]}) / "b.tar"
     ),
-    "a tar without its end": lambda p: (
+    "a tar without its end marker": lambda p: (
         make_folder(p, {"b.tar": make_tar(p / "a", letter_files(), mode="w").read_bytes().rstrip(b"\0")}) / "b.tar"
     ),
     "a broken header in the middle": lambda p: (
@@ -723,7 +723,7 @@ BAD_SETS = {
     ),
     "a letter missing": lambda p: make_tar(p / "a.tar.gz", without("G")),
     "an empty letter": lambda p: make_tar(p / "a.tar.gz", without("G") | {"G/x.png": b""}),
-    "a cut archive": lambda p: (
+    "a truncated archive": lambda p: (
         make_folder(p, {"b.tar.gz": make_tar(p / "a", letter_files()).read_bytes()[:-900]}) / "b.tar.gz"
     ),
     "images without labels": lambda p: make_folder(p, {"images-idx3-ubyte": idx(IMAGES)}),
@@ -731,9 +731,9 @@ BAD_SETS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.filterwarnings("ignore:.*were skipped")
 @pytest.mark.parametrize("make", BAD_SETS.values(), ids=BAD_SETS)
-def test_what_is_no_data_set_is_refused_with_its_name(tmp_path, make):
+def test_a_path_that_is_not_a_data_set_is_refused_with_its_name(tmp_path, make):
     folder = tmp_path / "data"
     folder.mkdir()
     with pytest.raises(mc.FileError) as caught:
@@ -741,32 +741,32 @@ def test_what_is_no_data_set_is_refused_with_its_name(tmp_path, make):
     assert str(folder) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "idx"])
-def test_mutated_files_are_read_or_refused_in_the_librarys_words(tmp_path, kind):
+@pytest.mark.parametrize("file_format", ["tar", "tar.gz", "zip", "idx"])
+def test_mutated_files_are_read_or_refused_with_the_librarys_own_error(tmp_path, file_format):
     rng = random.Random(0)
     files = letter_files(each=2)
     folder = make_folder(tmp_path / "folder", files)
-    if kind == "idx":
+    if file_format == "idx":
         data = read_notmnist(folder)
-        path = make_idx(tmp_path / "idx", data.images, data.labels, packed=True)
+        path = make_idx(tmp_path / "idx", data.images, data.labels, compressed=True)
     else:
         path = (
             make_zip(tmp_path / "a.zip", files)
-            if kind == "zip"
-            else make_tar(tmp_path / "a.tar", files, mode="w" if kind == "tar" else "w:gz")
+            if file_format == "zip"
+            else make_tar(tmp_path / "a.tar", files, mode="w" if file_format == "tar" else "w:gz")
         )
     good = path.read_bytes()
     refused = 0
     for _ in range(400):
         data = bytearray(good)
         for _ in range(rng.choice([1, 1, 2, 8])):
-            place = rng.randrange(len(data))
+            position = rng.randrange(len(data))
             if rng.random() < 0.6:
-                data[place] = rng.randrange(256)
+                data[position] = rng.randrange(256)
             elif rng.random() < 0.5:
-                del data[place : place + rng.choice([1, 50, 5000])]
+                del data[position : position + rng.choice([1, 50, 5000])]
             else:
-                data[place:place] = rng.randbytes(rng.choice([1, 50]))
+                data[position:position] = rng.randbytes(rng.choice([1, 50]))
             if not data:
                 break
         path.write_bytes(data)
@@ -785,7 +785,7 @@ def test_mutated_files_are_read_or_refused_in_the_librarys_words(tmp_path, kind)
 # Real images
 
 
-def test_the_real_images_from_archive_and_idx_are_the_same(real_data):
+def test_the_real_images_in_the_archive_and_in_idx_are_the_same(real_data):
     archive = read_notmnist(real_data / "notMNIST_sample.tar.gz")
     files = read_notmnist(real_data / "notmnist-images-idx3-ubyte.gz")
     assert len(archive.images) == len(files.images) == 15_629
@@ -793,7 +793,7 @@ def test_the_real_images_from_archive_and_idx_are_the_same(real_data):
     assert len(archive.skipped) == 2  # the two empty files of the original
 
 
-def test_a_split_of_the_real_images_keeps_copies_together(real_data):
+def test_a_split_of_the_real_images_keeps_copies_on_the_same_side(real_data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (x, y), (x_test, y_test) = load_notmnist(real_data / "notmnist-images-idx3-ubyte.gz")
@@ -804,7 +804,7 @@ def test_a_split_of_the_real_images_keeps_copies_together(real_data):
 # Splits and preprocessing
 
 
-def test_a_stratified_split_takes_its_share_of_every_class(rng):
+def test_a_stratified_split_holds_out_the_same_fraction_of_every_class(rng):
     labels = np.repeat([0, 1, 2], [10, 30, 60])
     train, held_out = stratified_split(labels, 0.2, rng)
     assert np.bincount(labels[held_out]).tolist() == [2, 6, 12]
@@ -813,24 +813,24 @@ def test_a_stratified_split_takes_its_share_of_every_class(rng):
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
-def test_a_share_must_lie_between_0_and_1(fraction, rng):
+def test_a_fraction_must_be_between_0_and_1(fraction, rng):
     with pytest.raises(mc.InputError):
         stratified_split(np.zeros(10, int), fraction, rng)
 
 
-def test_normalize_by_hand(rng):
+def test_normalize_divides_by_the_norm(rng):
     x = rng.integers(0, 256, (5, 28, 28), dtype=np.uint8)
     x[0, :, 3] = 0
     y = mc.datasets.normalize(x)
     assert y.dtype == np.float32
-    lengths = np.sqrt((y.astype("float64") ** 2).sum(axis=1))
-    np.testing.assert_allclose(lengths[lengths > 0], 1, rtol=1e-6)
+    norms = np.sqrt((y.astype("float64") ** 2).sum(axis=1))
+    np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-6)
     assert (y[0, :, 3] == 0).all()
     np.testing.assert_allclose(mc.datasets.normalize(np.array([[3.0, 4.0]]), axis=1), [[0.6, 0.8]])
 
 
 @pytest.mark.parametrize("axis", [9, -3, "rows", 0.5, None, (0, 1)])
-def test_normalize_needs_an_axis_that_is_there(axis):
+def test_normalize_needs_an_existing_axis_and_numbers(axis):
     with pytest.raises(mc.InputError, match="axes"):
         mc.datasets.normalize(np.ones((2, 2)), axis=axis)
     with pytest.raises(mc.InputError, match="numbers"):

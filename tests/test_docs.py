@@ -1,4 +1,4 @@
-"""The pages under docs/: their examples run, their pictures are drawn by the code beside them."""
+"""The pages under docs/: their examples run, and the code beside them draws their figures."""
 
 import doctest
 import importlib.util
@@ -10,11 +10,11 @@ import pytest
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "how-convolution-works.md"
 
-pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the pages lie beside the tests in a checkout only")
+pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the pages are beside the tests in a checkout only")
 
 
 def figures():
-    """The module that draws the page's pictures."""
+    """The module that draws the figures of the page."""
     spec = importlib.util.spec_from_file_location("how_convolution_works", DOCS / "how_convolution_works.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -26,7 +26,7 @@ def test_the_examples_of_the_page_run():
     assert result.attempted > 25 and result.failed == 0
 
 
-def test_every_picture_of_the_page_is_drawn(tmp_path, monkeypatch):
+def test_every_figure_of_the_page_is_drawn(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     module = figures()
     monkeypatch.setattr(module, "TRAINING", {"train": 100, "epochs": 1})

@@ -46,7 +46,7 @@ def public():
 
 
 #: What raises: the word itself, and the functions whose work is to refuse.
-RAISES = re.compile(r"\braise (?!NotImplementedError)|\b(check_\w+|whole_number|_number|as_labels|fans|Sequential)\(")
+RAISES = re.compile(r"\braise (?!NotImplementedError)|\b(check_\w+|check_integer|_number|as_labels|fans|Sequential)\(")
 
 
 def can_raise(function):

@@ -1,4 +1,4 @@
-"""The examples as a user runs them: from the command line, small."""
+"""The examples as a user runs them: from the command line, but small."""
 
 import pathlib
 import subprocess
@@ -11,7 +11,7 @@ from PIL import Image
 import minicnn as mc
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples lie beside the tests in a checkout only")
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="only a checkout has the examples")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_it_trains_saves_and_draws(script, tmp_path):
         assert picture.format == "PNG" and len(picture.getcolors(2**20)) > 50
 
 
-def test_the_networks_written_out_are_those_of_the_library(tmp_path):
+def test_the_networks_written_out_are_those_of_the_library():
     """The same layers in the same order, with the parameters of the lab's table."""
     for name, count in {"lenet5": "61,706", "conv_pool": "15,735,170", "two_conv": "125,499,810"}.items():
         source = (EXAMPLES / f"{name}.py").read_text()
@@ -46,7 +46,7 @@ def test_the_networks_written_out_are_those_of_the_library(tmp_path):
         assert [repr(layer) for layer in written] == [repr(layer) for layer in library]
 
 
-def test_an_accuracy_below_the_one_asked_for_fails(tmp_path):
+def test_an_accuracy_below_the_minimum_fails(tmp_path):
     done = run("lenet5.py", "--epochs", 1, "--samples", 40, "--min-accuracy", 99, cwd=tmp_path)
     assert done.returncode == 1 and "99" in done.stderr
     assert (tmp_path / "lenet5.npz").exists()  # what was learned is kept
@@ -60,6 +60,18 @@ def test_the_same_seed_gives_the_same_network(tmp_path):
     first, second = mc.load(tmp_path / "a.npz"), mc.load(tmp_path / "b.npz")
     for name, parameter in first.parameters().items():
         np.testing.assert_array_equal(parameter.value, second.parameters()[name].value)
+
+
+def test_the_backends_train_the_same_network(tmp_path):
+    """The plain backend and the fast one compute the same up to rounding; both begin with the same weights."""
+    for backend in ("plain", "numpy"):
+        options = ("--epochs", 1, "--samples", 64, "--backend", backend, "--save", f"{backend}.npz")
+        done = run("lenet5.py", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"backend {backend}" in done.stdout
+    plain, fast = (mc.load(tmp_path / f"{backend}.npz").parameters() for backend in ("plain", "numpy"))
+    for name, parameter in plain.items():
+        np.testing.assert_allclose(parameter.value, fast[name].value, atol=1e-4, err_msg=name)
 
 
 def test_real_images(tmp_path, real_data):
@@ -83,7 +95,7 @@ def test_real_images(tmp_path, real_data):
     ],
 )
 @pytest.mark.parametrize("script", ["lenet5.py", "training_loop.py"])
-def test_what_cannot_be_is_said_before_any_work(tmp_path, script, arguments, named):
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, script, arguments, named):
     (tmp_path / "folder").mkdir()
     done = run(script, *arguments, cwd=tmp_path)
     assert done.returncode != 0
@@ -91,18 +103,18 @@ def test_what_cannot_be_is_said_before_any_work(tmp_path, script, arguments, nam
     assert "epoch" not in done.stdout and list(tmp_path.glob("*.npz")) == []
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path):
-    """One epoch, and a second one in another process: the network of two epochs at once."""
-    for epochs, name in ((1, "half.npz"), (2, "whole.npz")):
+def test_a_run_that_was_stopped_is_resumed(tmp_path):
+    """One epoch, and a second one in another process, result in the same network as two epochs at once."""
+    for epochs, name in ((1, "half.npz"), (2, "both.npz")):
         options = ("--samples", 64, "--epochs", epochs, "--save", name, "--checkpoint", "run.npz")
         assert run("lenet5.py", *options, cwd=tmp_path).returncode == 0
     assert run("lenet5.py", "--samples", 64, "--epochs", 2, "--save", "once.npz", cwd=tmp_path).returncode == 0
-    resumed, once = (mc.load(tmp_path / name).parameters() for name in ("whole.npz", "once.npz"))
+    resumed, once = (mc.load(tmp_path / name).parameters() for name in ("both.npz", "once.npz"))
     for name, parameter in resumed.items():
         np.testing.assert_array_equal(parameter.value, once[name].value)
 
 
-def test_a_layer_of_ones_own_is_checked(tmp_path):
+def test_a_layer_of_your_own_is_checked(tmp_path):
     done = run("check_your_layer.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     good, wrong = done.stdout.split("And with a mistake in it:")

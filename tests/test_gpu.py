@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from device_cases import looked_into, weights_after
+from device_cases import explained, weights_after
 from layer_cases import all_layers, built
 from test_backend import OPTIMIZERS
 from test_training import small_model, small_set
 
 import minicnn as mc
-from minicnn.graph import RecordedStep, can_record
+from minicnn.backends.cupy import CupyOperations
+from minicnn.backends.cupy.recording import RecordedStep, can_record
 
 pytestmark = pytest.mark.gpu
 
@@ -77,11 +78,12 @@ def test_a_recorded_run_is_the_run_kernel_by_kernel(make, monkeypatch, recwarn):
     x, y = small_set(400)
     found = []
     for records in (True, False):
-        monkeypatch.setattr("minicnn.training.can_record", can_record if records else lambda *_: False)
+        monkeypatch.setattr("minicnn.backends.cupy.can_record", can_record if records else lambda *_: False)
         model = small_model()
         history = model.fit(x, y, 2, 16, make(), validation_split=0.2, verbose=False)
         found.append([history["loss"], *(mc.to_numpy(p.value).tolist() for p in model.parameters().values())])
-    assert can_record(model, mc.SoftmaxCrossEntropy(), make()) and not recwarn.list
+    xp = mc.backends.current().xp
+    assert can_record(xp, model, mc.SoftmaxCrossEntropy(), make()) and not recwarn.list
     assert found[0] == found[1]
 
 
@@ -92,7 +94,7 @@ def test_a_recorded_step_of_the_labs_networks(rng):
         losses = []
         for records in (True, False):
             model, optimizer = make(), mc.SGD(0.05)
-            step = RecordedStep(model, loss_function, optimizer)
+            step = RecordedStep(mc.backends.current(), model, loss_function, optimizer)
             for _ in range(4):
                 if records:
                     loss, _ = step(x, y)
@@ -107,22 +109,22 @@ def test_a_recorded_step_of_the_labs_networks(rng):
 
 def test_a_run_from_the_host_is_the_run_on_the_device(monkeypatch):
     on_device = run(mc.Adam)
-    monkeypatch.setattr("minicnn.training.resident", lambda x: x)  # as if the set did not fit
+    monkeypatch.setattr(CupyOperations, "keep", lambda self, x: x)  # as if the set did not fit
     from_host = run(mc.Adam)
     assert on_device[0]["loss"] == from_host[0]["loss"] and on_device[0]["val_loss"] == from_host[0]["val_loss"]
     for name in on_device[1]:
         np.testing.assert_array_equal(on_device[1][name], from_host[1][name])
 
 
-def test_a_run_that_was_cut_goes_on_to_the_same_bits(tmp_path):
-    whole = weights_after(4, tmp_path / "whole.npz", False)
-    weights_after(2, tmp_path / "cut.npz", False)
-    for a, b in zip(whole, weights_after(4, tmp_path / "cut.npz", True), strict=True):
+def test_a_run_that_was_stopped_is_resumed_with_the_same_bits(tmp_path):
+    uninterrupted = weights_after(4, tmp_path / "uninterrupted.npz", False)
+    weights_after(2, tmp_path / "stopped.npz", False)
+    for a, b in zip(uninterrupted, weights_after(4, tmp_path / "stopped.npz", True), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_a_convolution_by_tiles(rng, monkeypatch):
-    """Products into a part of the output, which cuBLAS cannot write into directly."""
+    """cuBLAS writes into a part of the output, whose rows are not next to each other in memory."""
     x = rng.normal(size=(5, 4, 9, 8)).astype("float32")
     found = []
     for budget in (2**28, 2**14, 2**12):
@@ -131,17 +133,17 @@ def test_a_convolution_by_tiles(rng, monkeypatch):
         y, backward = layer.forward(mc.to_device(x))
         found.append([mc.to_numpy(a) for a in (y, backward(y), layer.weight.grad, layer.bias.grad)])
     for other in found[1:]:
-        for whole, tiled in zip(found[0], other, strict=True):
-            np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-4 * np.abs(whole).max())
+        for expected, tiled in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(tiled, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_network_is_looked_into_as_on_the_host(rng):
+def test_a_network_is_explained_as_on_the_host(rng):
     image = rng.integers(0, 256, (28, 28), dtype=np.uint8)
-    for host, there in zip(*looked_into(image, ("numpy", "cupy")), strict=True):
+    for host, there in zip(*explained(image, ("numpy", "cupy")), strict=True):
         np.testing.assert_allclose(there, host, rtol=1e-3, atol=1e-6)
 
 
-def test_saved_here_loaded_there(tmp_path):
+def test_a_model_saved_here_is_loaded_there(tmp_path):
     x, _ = small_set(6)
     run(mc.Adam, tmp_path / "model.npz")
     there = mc.load(tmp_path / "model.npz").predict(x)

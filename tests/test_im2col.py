@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from layer_cases import built
 
 import minicnn as mc
-from minicnn.im2col import Window, add_tile_columns, output_size, pad, tile_columns, tiles
+from minicnn.backends.numpy.convolution import add_tile_columns, tile_columns, tiles
+from minicnn.core.im2col import Window, output_size, pad
 
 
 def places_by_walking(size, kernel, stride, before, after, dilation):
@@ -63,7 +65,7 @@ def test_tiles_cover_the_output_once_and_keep_the_budget(window, budget, rng, mo
     x = rng.normal(size=(2, 3, 7, 9))
     image = pad(x, window.pads(7, 9)).transpose(1, 2, 3, 0)[None]
     seen = np.zeros(window.output_shape(7, 9), int)
-    for rows, cols in tiles(x, window, filters=5):
+    for rows, cols in tiles(x.shape, window, 5, x.dtype.itemsize):
         seen[rows, cols] += 1
         assert 4 * tile_columns(image, window, rows, cols).nbytes <= budget  # two of them on each of two cores
     assert (seen == 1).all()
@@ -96,7 +98,7 @@ def test_neighbouring_rows_share_their_columns_memory(rng):
 
 def test_pad_puts_the_image_in_its_place(rng):
     x = rng.normal(size=(2, 3, 4, 5))
-    padded = pad(x, ((1, 2), (0, 3)), value=7)
+    padded = pad(x, ((1, 2), (0, 3)), fill=7)
     assert padded.shape == (2, 3, 7, 8)
     np.testing.assert_array_equal(padded, np.pad(x, ((0, 0), (0, 0), (1, 2), (0, 3)), constant_values=7))
     assert pad(x, ((0, 0), (0, 0))) is x
@@ -135,3 +137,34 @@ def test_a_kernel_too_large_is_told_with_both_sizes():
     layer = mc.Conv2D(2, (5, 3), padding=((0, 1), (0, 0)), dilation=2)
     with pytest.raises(mc.InputError, match=r"9 x 5.*7 x 8"):
         layer.build((1, 6, 8))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("budget", [4 * 1152, 4 * 3000, 4 * 9000])
+def test_a_convolution_in_tiles_is_the_convolution_at_once(budget, groups, monkeypatch, rng):
+    """One place's columns take 1152 bytes here, a row's 4608: tiles of one place, of pieces of a row, of rows."""
+    monkeypatch.setenv("MINICNN_THREADS", "2")
+    layer = built(lambda: mc.Conv2D(4, 3, stride=2, padding=1, groups=groups), (4, 9, 8))
+    x, dy = rng.normal(size=(4, 4, 9, 8)), rng.normal(size=(4, 4, 5, 4))
+    results, counts = [], []
+    for limit in (budget, 2**30):
+        monkeypatch.setattr(mc.im2col, "BUDGET", limit)
+        counts.append(len(tiles(x.shape, layer.window, 4, x.dtype.itemsize)))
+        y, backward = layer.forward(x)
+        dx = backward(dy)
+        results.append((y, dx, layer.weight.grad, layer.bias.grad))
+        layer.weight.clear_gradient()
+        layer.bias.clear_gradient()
+    assert counts[0] > counts[1] == 1
+    for small, whole in zip(*results, strict=True):
+        np.testing.assert_allclose(small, whole, atol=1e-12)
+
+
+def test_what_passes_the_budget_is_refused_with_the_numbers(monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "1")
+    monkeypatch.setattr(mc.im2col, "BUDGET", 2**20)
+    x = np.zeros((20_000, 1, 4, 4), "float32")  # 9 taps of 20,000 images: 0.69 MiB a place
+    with pytest.raises(mc.InputError, match=r"20000 images.*0\.7 MiB.*0\.5 MiB"):
+        built(lambda: mc.Conv2D(2, 3), (1, 4, 4), "float32").forward(x)
+    with pytest.raises(mc.InputError, match=r"3 MiB.*1 MiB"):
+        mc.im2col.im2col(x, 3)

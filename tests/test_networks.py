@@ -45,7 +45,7 @@ def test_every_network_of_the_module_is_listed_here():
 
 def test_other_inputs_and_classes():
     model = mc.networks.lenet5(input_shape=(3, 32, 32), classes=4)
-    assert model.output_shape == (4,)
+    assert model.shapes[-1] == (4,)
 
 
 def test_same_seed_same_weights():

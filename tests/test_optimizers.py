@@ -1,5 +1,6 @@
 """Optimizers, schedules and first weights, by their formulas."""
 
+import gc
 import math
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 
 import minicnn as mc
 from minicnn import initializers
-from minicnn.parameter import Parameter
-from minicnn.products import add_product
+from minicnn.backends.numpy.gradients import LowRank
+from minicnn.backends.numpy.matmul import gemm
+from minicnn.core.parameter import Parameter
 
 
 def sgd(w, gradients, rate, momentum=0.0, nesterov=False, decay=0.0):
@@ -65,19 +67,19 @@ def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_
     """A weight of 90 x 110 with factors of 5 columns, and an array added to it besides; with BLAS's own sum, and where
     that BLAS is not found."""
     if not has_gemm:
-        monkeypatch.setattr("minicnn.products._gemm", lambda dtype: None)
-    monkeypatch.setattr("minicnn.parameter.PRODUCT_BYTES", bytes_at_a_time)
-    monkeypatch.setattr("minicnn.parameter.PIECE_BYTES", bytes_at_a_time // 2)
+        monkeypatch.setattr("minicnn.backends.numpy.matmul._blas_gemm", lambda dtype: None)
+    monkeypatch.setattr("minicnn.backends.numpy.updates.PRODUCT_BYTES", bytes_at_a_time)
+    monkeypatch.setattr("minicnn.backends.numpy.updates.BLOCK_BYTES", bytes_at_a_time // 2)
     w = rng.normal(size=(90, 110))
     parameter, optimizer, gradients = Parameter(w.copy()), make(), []
     for step in range(3):
         left, right = rng.normal(size=(90, 5)), rng.normal(size=(5, 110))
-        parameter.add_product(left, right)
+        parameter.add_gradient(LowRank(left, right))
         gradients.append(left @ right)
         if step == 1:
             more = rng.normal(size=w.shape)
             parameter.add_gradient(more)
-            parameter.add_product(left, right)
+            parameter.add_gradient(LowRank(left, right))
             gradients[-1] = 2 * gradients[-1] + more
         np.testing.assert_allclose(parameter.grad, gradients[-1], rtol=1e-10, atol=1e-12)
         optimizer.step({"w": parameter})
@@ -91,7 +93,7 @@ def test_a_product_added_in_place(dtype, order, rng):
     out = np.array(rng.normal(size=(7, 9)), dtype=dtype, order=order)
     left, right = rng.normal(size=(3, 7)).astype(dtype).T, rng.normal(size=(9, 3)).astype(dtype).T
     expected = 0.5 * out - 0.25 * (left @ right)
-    add_product(out, left, right, factor=-0.25, keep=0.5)
+    gemm(out, left, right, alpha=-0.25, beta=0.5)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     assert out.dtype == dtype
 
@@ -110,19 +112,11 @@ def test_a_gradient_of_another_shape_is_refused():
     for add in (
         lambda: parameter.add_gradient(np.float64(1)),
         lambda: parameter.add_gradient(np.zeros((1, 2))),
-        lambda: parameter.add_product(np.zeros((3, 1)), np.zeros((1, 3))),
-        lambda: parameter.add_product(np.zeros((3, 4)), np.zeros((5, 2))),  # no product
-        lambda: parameter.add_product(np.zeros((3, 4, 4)), np.zeros((5, 2))),
-        lambda: parameter.add_product(np.zeros(3), np.zeros((5, 2))),
     ):
         with pytest.raises(mc.InputError, match=r"\(3, 2\)"):
             add()
-    for add in (
-        lambda: parameter.add_gradient([[0.0] * 2] * 3),
-        lambda: parameter.add_product([[0.0]] * 3, [[0.0] * 2]),
-    ):
-        with pytest.raises(mc.InputError, match="list"):
-            add()
+    with pytest.raises(mc.InputError, match="list"):
+        parameter.add_gradient([[0.0] * 2] * 3)
     assert not parameter.has_gradient
     with pytest.raises(mc.InputError, match=r"model\.parameters"):
         mc.SGD().step(mc.networks.logistic_regression())
@@ -135,24 +129,80 @@ def test_float32_stays_float32(make, formula):
     for _ in range(2):
         parameter.add_gradient(np.ones((3, 2), "float32"))
         optimizer.step({"w": parameter})
-    arrays = [parameter.value, *(a for slots in optimizer.state.values() for a in slots.values())]
+    memory = optimizer.memories[parameter]
+    arrays = [parameter.value, *(memory[name] for name in optimizer.memory)]
     assert {array.dtype for array in arrays} == {np.dtype("float32")}
 
 
-def test_the_state_is_kept_by_name_not_by_object():
-    """As after loading a model: other objects, the same names."""
-
-    def run(swap):
-        optimizer, value = mc.SGD(0.1, 0.9), np.zeros(2)
-        parameter = Parameter(value)
-        for step in range(4):
-            if swap and step == 2:
-                parameter = Parameter(value)
-            parameter.add_gradient(np.ones(2))
+@all_rules
+def test_the_memory_belongs_to_the_parameter(make, formula, rng):
+    """A second model starts fresh, although its parameters have the same names."""
+    w, gradients, optimizer = rng.normal(size=(4, 3)), rng.normal(size=(3, 4, 3)), make()
+    values = []
+    for _ in range(2):
+        parameter = Parameter(w.copy())
+        for gradient in gradients:
+            parameter.add_gradient(gradient)
             optimizer.step({"w": parameter})
-        return value
+        values.append(parameter.value)
+        assert optimizer.steps == 3
+    np.testing.assert_array_equal(values[0], values[1])
 
-    np.testing.assert_array_equal(run(False), run(True))
+
+def test_a_second_model_starts_at_the_beginning_of_the_schedule():
+    optimizer, changes = mc.SGD(mc.StepDecay(1.0, 2, 0.5)), []
+    for _ in range(2):
+        parameter = Parameter(np.zeros(1))
+        for _ in range(3):
+            parameter.add_gradient(np.ones(1))
+            optimizer.step({"w": parameter})
+        changes.append(parameter.value[0])
+    assert changes == [-2.5, -2.5]
+
+
+def test_a_parameter_that_joins_late_has_its_own_step_count(rng):
+    """Such as the first layers of a network that are unfrozen later; the schedule continues for all."""
+    optimizer, head, late = mc.Adam(0.1), Parameter(np.zeros(2)), Parameter(np.zeros(2))
+    gradients = rng.normal(size=(5, 2))
+    for step, gradient in enumerate(gradients):
+        head.add_gradient(gradient)
+        if step >= 3:
+            late.add_gradient(gradient)
+        optimizer.step({"head": head, "late": late})
+    np.testing.assert_allclose(head.value, adam(np.zeros(2), gradients, 0.1), rtol=1e-12)
+    np.testing.assert_allclose(late.value, adam(np.zeros(2), gradients[3:], 0.1), rtol=1e-12)
+    assert optimizer.steps == 5
+
+
+def test_a_tied_parameter_is_changed_once(rng):
+    gradients = rng.normal(size=(4, 2))
+    for make, formula in RULES.values():
+        optimizer, tied = make(), Parameter(np.ones(2))
+        for gradient in gradients:
+            tied.add_gradient(gradient / 2)
+            tied.add_gradient(gradient / 2)
+            optimizer.step({"encoder": tied, "decoder": tied})
+        np.testing.assert_allclose(tied.value, formula(np.ones(2), gradients), rtol=1e-10)
+
+
+def test_the_memory_is_forgotten_with_the_parameter():
+    optimizer = mc.Adam()
+    parameter = Parameter(np.zeros(2))
+    parameter.add_gradient(np.ones(2))
+    optimizer.step({"w": parameter})
+    assert len(optimizer.memories) == 1
+    del parameter
+    gc.collect()
+    assert len(optimizer.memories) == 0
+
+
+def test_a_step_without_any_gradient_is_not_counted():
+    optimizer, parameter = mc.Adam(0.1), Parameter(np.zeros(2))
+    optimizer.step({"w": parameter})
+    assert optimizer.steps == 0
+    parameter.add_gradient(np.ones(2))
+    optimizer.step({"w": parameter})
+    np.testing.assert_allclose(parameter.value, adam(np.zeros(2), [np.ones(2)], 0.1))
 
 
 def test_a_parameter_without_gradient_is_left_alone():
@@ -161,16 +211,14 @@ def test_a_parameter_without_gradient_is_left_alone():
     np.testing.assert_array_equal(parameter.value, 1)
 
 
-def test_an_optimizer_of_another_model_is_refused():
-    optimizer = mc.Adam()
-    for shape, expected in (((3,), None), ((4,), mc.InputError)):
-        parameter = Parameter(np.zeros(shape))
-        parameter.add_gradient(np.ones(shape))
-        if expected is None:
-            optimizer.step({"w": parameter})
-        else:
-            with pytest.raises(expected, match=r"\(3,\).*\(4,\)"):
-                optimizer.step({"w": parameter})
+def test_a_value_that_was_replaced_by_another_shape_is_refused():
+    optimizer, parameter = mc.Adam(), Parameter(np.zeros(3))
+    parameter.add_gradient(np.ones(3))
+    optimizer.step({"w": parameter})
+    parameter.value = np.zeros(4)
+    parameter.add_gradient(np.ones(4))
+    with pytest.raises(mc.InputError, match=r"\(3,\).*\(4,\)"):
+        optimizer.step({"w": parameter})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures show the arrays they are of; saliency and occlusion are what they claim; a report is whole or not there."""
+"""Plots show the arrays that they are made from; saliency and occlusion are correct; a report is complete or absent."""
 
 import html
 import pathlib
@@ -11,8 +11,9 @@ import pytest
 from strict_backend import strict
 
 import minicnn as mc
+from minicnn.backends.cupy import CupyOperations
 
-pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+pytest.importorskip("matplotlib", reason="plots need matplotlib")
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -46,24 +47,24 @@ def test_saliency_is_the_slope_of_the_score(channels, softmax, rng):
     image, label = rng.random((channels, 7, 6)), 2
     gradient = attribution.saliency(model, image, label)
     expected = np.zeros_like(image)
-    for place in np.ndindex(image.shape):
+    for index in np.ndindex(image.shape):
         scores = []
         for step in (1e-5, -1e-5):
-            nudged = image.copy()
-            nudged[place] += step
-            scores.append(model.forward(nudged[None])[0][0, label])
-        expected[place] = (scores[0] - scores[1]) / 2e-5
+            changed = image.copy()
+            changed[index] += step
+            scores.append(model.forward(changed[None])[0][0, label])
+        expected[index] = (scores[0] - scores[1]) / 2e-5
     np.testing.assert_allclose(gradient, expected, atol=1e-9)
     assert np.abs(expected).max() > 1e-3
-    likeliest = model.forward(image[None])[0].argmax()
+    predicted = model.forward(image[None])[0].argmax()
     np.testing.assert_array_equal(
-        attribution.saliency(model, image), attribution.saliency(model, image, int(likeliest))
+        attribution.saliency(model, image), attribution.saliency(model, image, int(predicted))
     )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("size", "stride", "grey"), [(3, 1, 0.5), (4, 3, 0.0), (2, 2, -1.0), (9, 4, 0.5)])
-def test_occlusion_is_what_a_patch_costs(channels, size, stride, grey, rng):
+def test_occlusion_is_the_probability_that_a_patch_costs(channels, size, stride, grey, rng):
     model = network(channels)
     image, label = rng.random((channels, 7, 6), dtype="float32"), 1
     drop = attribution.occlusion(model, image, label, size, stride, grey)
@@ -84,7 +85,7 @@ def test_occlusion_is_what_a_patch_costs(channels, size, stride, grey, rng):
     assert covered_by_any.all() and np.abs(drop).max() > 1e-4
 
 
-def test_no_gradient_stays_and_none_is_mixed_in(rng):
+def test_no_gradient_stays_and_an_unfinished_step_is_refused(rng):
     model = network()
     image = rng.random((1, 7, 6), dtype="float32")
     for draw in (attribution.saliency, attribution.occlusion, plots.saliency, plots.occlusion, plots.feature_maps):
@@ -97,11 +98,11 @@ def test_no_gradient_stays_and_none_is_mixed_in(rng):
     assert all(parameter.has_gradient for parameter in model.parameters().values())
 
 
-def test_a_way_back_that_fails_leaves_no_gradient(rng):
+def test_a_backward_pass_that_fails_leaves_no_gradient(rng):
     class Broken(mc.Layer):
         def forward(self, x, training=False):
             def backward(dy):
-                raise RuntimeError("no way back")
+                raise RuntimeError("broken")
 
             return x, backward
 
@@ -109,6 +110,51 @@ def test_a_way_back_that_fails_leaves_no_gradient(rng):
     with pytest.raises(RuntimeError):
         attribution.saliency(model, rng.random((1, 4, 4), dtype="float32"))
     assert not any(parameter.has_gradient for parameter in model.parameters().values())
+
+
+class Counter(mc.Layer):
+    """Counts its forward passes, and changes an array."""
+
+    def __init__(self):
+        self.calls, self.mean = mc.State(0), mc.State(np.zeros(2))
+
+    def forward(self, x, training=False):
+        self.calls.value += 1
+        self.mean.value += 1
+        return x, lambda dy: dy
+
+
+def test_no_state_is_changed(rng):
+    model = mc.Sequential([mc.Conv2D(3, 3), Counter(), mc.Flatten(), mc.Dense(3)], input_shape=(1, 7, 6))
+    counter, image = model.layers[1], rng.random((1, 7, 6), dtype="float32")
+    for draw in (attribution.saliency, attribution.occlusion, plots.saliency, plots.occlusion, plots.feature_maps):
+        draw(model, image)
+        assert counter.calls.value == 0 and not counter.mean.value.any()
+
+
+def test_layers_inside_layers(rng):
+    class Residual(mc.Layer):
+        def __init__(self):
+            self.inner = mc.Conv2D(3, 3, padding="same")
+
+        def forward(self, x, training=False):
+            y, backward = self.inner.forward(x, training)
+            return x + y, lambda dy: dy + backward(dy)
+
+    closing = mc.Sequential([mc.Flatten(), mc.Dense(4), mc.Softmax()])
+    model = mc.Sequential([mc.Sequential([mc.Conv2D(3, 3), mc.Tanh()]), Residual(), closing], input_shape=(1, 7, 6))
+    image = rng.random((1, 7, 6), dtype="float32")
+    titles = [axes.get_title("left").split(":")[0] for axes in plots.feature_maps(model, image).axes[:4]]
+    assert titles == ["the image", "sequential_1.conv2d_1", "sequential_1.tanh_1", "residual_1"]
+    for name, layer in (
+        ("sequential_1.conv2d_1", model.layers[0].layers[0]),
+        ("residual_1.inner", model.layers[1].inner),
+    ):
+        np.testing.assert_array_equal(shown(plots.kernels(model, name).axes[0]), layer.weight.value.reshape(-1, 3, 3))
+    drop = attribution.occlusion(model, image, 1, size=7, stride=7)
+    covered = model.predict(np.full((1, 1, 7, 6), 0.5, "float32"))[0, 1]
+    assert drop[0, 0] == pytest.approx(model.predict(image[None])[0, 1] - covered, abs=1e-6)
+    assert attribution.saliency(model, image).shape == (1, 7, 6)
 
 
 def test_a_confusion_matrix_counts(rng):
@@ -133,19 +179,22 @@ def test_confident_mistakes_come_by_confidence(rng):
 def test_the_numbers_are_the_same_on_a_device(rng):
     image, on_host = rng.random((1, 7, 6), dtype="float32"), network()
     try:
-        mc.use(strict)
+        mc.use(CupyOperations(strict))
         on_device = network()
-        for ask in (attribution.saliency, attribution.occlusion):
+        for attribute in (attribution.saliency, attribution.occlusion):
             mc.use("numpy")
-            expected = ask(on_host, image)
-            mc.use(strict)
-            np.testing.assert_allclose(ask(on_device, image), expected, rtol=1e-4, atol=1e-6)
+            expected = attribute(on_host, image)
+            mc.use(CupyOperations(strict))
+            np.testing.assert_allclose(attribute(on_device, image), expected, rtol=1e-4, atol=1e-6)
+        described = mc.explain(on_device, image, training=True).data["layers"]
+        assert all(isinstance(layer["dx"], np.ndarray) for layer in described)
+        assert on_device.layers[6].step.value == 0
         plots.feature_maps(on_device, image), plots.kernels(on_device), plots.saliency(on_device, image)
     finally:
         mc.use("numpy")
 
 
-# The pictures.
+# The plots.
 
 
 def test_the_curves_are_the_history():
@@ -163,10 +212,10 @@ def test_the_curves_are_the_history():
 
 def test_the_kernels_are_the_weights():
     model = network(channels=3)
-    for name, index, turned in (("conv2d_1", 0, False), ("conv2d_2", 3, True)):
+    for name, index, transposed in (("conv2d_1", 0, False), ("conv2d_2", 3, True)):
         weight = model.layers[index].weight.value
         tiles = shown(plots.kernels(model, name).axes[0])
-        order = weight.swapaxes(0, 1) if turned else weight
+        order = weight.swapaxes(0, 1) if transposed else weight
         np.testing.assert_array_equal(tiles, order.reshape(-1, *weight.shape[2:]))
         end = np.abs(weight).max()
         assert all(image.get_clim() == (-end, end) for image in plots.kernels(model, name).axes[0].images)
@@ -176,7 +225,7 @@ def test_the_kernels_are_the_weights():
 
 
 def test_signs_have_the_colours_of_the_explain_page():
-    page = (pathlib.Path(mc.__file__).parent / "explain" / "page.js").read_text(encoding="utf-8")
+    page = (pathlib.Path(mc.__file__).parent / "inspect" / "explain" / "page.js").read_text(encoding="utf-8")
     zero, blue, orange = (
         [int(number) for number in re.search(pattern, page).groups()]
         for pattern in (
@@ -212,12 +261,12 @@ def test_the_confusion_matrix_is_drawn_with_its_counts(rng):
     axes = plots.confusion_matrix(labels, predictions, ["ant", "bee", "cow"]).axes[0]
     np.testing.assert_allclose(shown(axes)[0], counts / counts.sum(axis=1, keepdims=True))
     texts = {text.get_position()[::-1]: int(text.get_text()) for text in axes.texts}
-    assert texts == {place: count for place, count in np.ndenumerate(counts) if count}
+    assert texts == {index: count for index, count in np.ndenumerate(counts) if count}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "bee", "cow"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_mistakes_are_drawn_as_they_are(channels, rng):
+def test_the_mistakes_are_drawn_with_prediction_and_label(channels, rng):
     model = network(channels)
     x, y = rng.integers(0, 256, (30, channels, 7, 6), dtype=np.uint8), rng.integers(0, 4, 30)
     probabilities = model.predict(x)
@@ -280,12 +329,12 @@ IMAGE = np.zeros((1, 7, 6), np.float32)
         lambda: plots.occlusion(MODEL, IMAGE, grey=np.nan),
     ],
 )
-def test_what_cannot_be_drawn_is_said(wrong):
+def test_what_cannot_be_drawn_is_refused(wrong):
     with pytest.raises(mc.InputError):
         wrong()
 
 
-def test_matplotlib_is_asked_for_only_when_it_is_needed_and_its_state_left_alone():
+def test_matplotlib_is_imported_only_when_needed_and_its_state_not_changed():
     code = """
 import sys
 import minicnn as mc
@@ -299,7 +348,7 @@ assert "matplotlib.pyplot" not in sys.modules
 # In a notebook.
 
 
-def test_a_figure_a_model_and_a_history_show_themselves(monkeypatch):
+def test_a_notebook_displays_a_figure_a_model_and_a_history(monkeypatch):
     figure = plots.empty_figure(1, 1)
     assert figure._repr_png_().startswith(b"\x89PNG")
     lines = []
@@ -340,7 +389,7 @@ def linked(folder):
 
 
 @checkout
-def test_a_report_is_whole(report, tmp_path):
+def test_a_report_is_complete(report, tmp_path):
     folder = tmp_path / "report"
     report.prepare(folder)
     assert not folder.exists()
@@ -351,7 +400,7 @@ def test_a_report_is_whole(report, tmp_path):
     assert {"kernels-conv2d_1.png", "kernels-conv2d_2.png", "feature-maps.png"} < set(links)
     assert "&lt;noise&gt;" in page and "<noise>" not in page
     assert all((folder / name).read_bytes()[1:4] == b"PNG" for name in links if name.endswith("png"))
-    write(report, folder, network(classes=10), accuracy=1)  # over the older one, and now nothing is wrong
+    write(report, folder, network(classes=10), accuracy=1)  # over the older one, and now without mistakes
     page, links = linked(folder)
     assert len([name for name in links if name.startswith("explain-")]) == 2 and "No mistakes" in page
 
@@ -372,11 +421,11 @@ def test_a_report_that_fails_leaves_no_page(report, tmp_path, monkeypatch):
 
 
 @checkout
-@pytest.mark.parametrize("place", ["nowhere/deep", "file"])
-def test_a_folder_that_cannot_be_written_is_found_before_any_work(report, place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["nowhere/deep", "file"])
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(report, folder, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(mc.FileError, match=place):
-        report.prepare(tmp_path / place)
+    with pytest.raises(mc.FileError, match=folder):
+        report.prepare(tmp_path / folder)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(mc.MissingPackageError):
         report.prepare(tmp_path / "report")

@@ -5,32 +5,32 @@ import itertools
 import numpy as np
 import pytest
 
-from minicnn import products
-from minicnn.products import product, stacked_product, summed_product
+from minicnn.backends.numpy import matmul
+from minicnn.backends.numpy.matmul import batched_matmul, batched_matmul_sum, parallel_matmul
 
 rng = np.random.default_rng(0)
 
 
 @pytest.fixture(params=[True, False], ids=["small-products", "plain"])
 def small(request, monkeypatch):
-    monkeypatch.setattr(products, "blas_multiplies_small", lambda: request.param)
+    monkeypatch.setattr(matmul, "blas_multiplies_small", lambda: request.param)
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     ("rows", "inner", "columns"), [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (1003, 500, 600), (17, 70, 97)]
 )
-def test_a_large_product(monkeypatch, rows, inner, columns, turned):
-    monkeypatch.setattr(products, "SHARED_WORK", 0)
+def test_a_large_product(monkeypatch, rows, inner, columns, transposed):
+    monkeypatch.setattr(matmul, "PARALLEL_WORK", 0)
     a = rng.normal(size=(rows, inner)).astype("float32")
-    if turned:
+    if transposed:
         a = np.asfortranarray(a)
     b = rng.normal(size=(inner, columns)).astype("float32")
     expected = a.astype("float64") @ b
-    np.testing.assert_allclose(product(a, b), expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(parallel_matmul(a, b), expected, rtol=0, atol=1e-3)
     out = np.full((rows, columns), np.nan, dtype="float32")
-    assert product(a, b, out=out) is out
+    assert parallel_matmul(a, b, out=out) is out
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-3)
 
 
@@ -48,9 +48,9 @@ def test_stacks(rows, inner, columns, groups, count):
     a = rng.normal(size=(groups, 1, rows, inner)).astype("float32")
     b = rng.normal(size=(groups, count, inner, columns)).astype("float32")
     expected = a.astype("float64") @ b
-    np.testing.assert_allclose(stacked_product(a, b), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(batched_matmul(a, b), expected, rtol=0, atol=1e-4)
     out = np.full((groups, rows, count, columns), np.nan, dtype="float32").swapaxes(1, 2)  # a convolution's output
-    stacked_product(a, b, out=out)
+    batched_matmul(a, b, out=out)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4)
 
 
@@ -60,4 +60,4 @@ def test_sums_over_stacks(rows, columns, inner, groups, count):
     a = rng.normal(size=(groups, count, rows, inner)).astype("float32")
     b = rng.normal(size=(groups, count, columns, inner)).astype("float32")
     expected = (a.astype("float64") @ b.swapaxes(2, 3)).sum(axis=1)
-    np.testing.assert_allclose(summed_product(a, b), expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(batched_matmul_sum(a, b), expected, rtol=0, atol=1e-3)

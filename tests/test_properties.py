@@ -18,6 +18,13 @@ seeds = st.integers(0, 2**16)
 quickly = settings(max_examples=50, deadline=None, derandomize=True)
 
 
+@pytest.fixture(scope="module", params=["numpy", "plain"], autouse=True)
+def backend(request):
+    """Everything here holds for the formulas of the core and for the fast backend."""
+    yield mc.use(request.param)
+    mc.use("numpy")
+
+
 def drawn(shape, dtype, order, seed):
     """Random numbers that lie in memory in one of several ways."""
     x = np.random.default_rng(seed).normal(size=shape).astype(dtype)
@@ -45,8 +52,10 @@ def agree(found, expected, dtype):
     st.integers(1, 2), st.integers(1, 2), dtypes, orders, orders, seeds,
 )  # fmt: skip
 @quickly
-def test_the_way_back_of_a_convolution(N, H, W, kernel, stride, dilation, padding, groups, C, F, dtype, one, two, seed):
-    """Each product of a weight and a pixel gives its share to the gradient of both."""
+def test_the_backward_pass_of_a_convolution(
+    N, H, W, kernel, stride, dilation, padding, groups, C, F, dtype, one, two, seed
+):
+    """Each product of a weight and a pixel contributes to the gradients of both."""
     dilation = tuple(min(d, 2) for d in dilation)
     if any(d * (k - 1) + 1 > size for d, k, size in zip(dilation, kernel, (H, W), strict=True)):
         return
@@ -74,7 +83,7 @@ def test_the_way_back_of_a_convolution(N, H, W, kernel, stride, dilation, paddin
 
 @given(st.integers(4, 7), st.integers(4, 7), sizes, paddings, st.booleans(), dtypes, orders, orders, seeds)
 @quickly
-def test_the_way_back_of_pooling(H, W, stride, padding, include, dtype, one, two, seed):
+def test_the_backward_pass_of_pooling(H, W, stride, padding, include, dtype, one, two, seed):
     """A maximum gives all to its first largest pixel, a mean an equal share to each real pixel."""
     x = drawn((2, 2, H, W), dtype, one, seed).round(0)  # round numbers, so that there are ties
     for layer in (mc.MaxPool2D(3, stride, padding), mc.AvgPool2D(3, stride, padding, count_include_pad=include)):
@@ -167,7 +176,7 @@ def test_flatten_and_global_mean_forward_and_back(N, C, H, W, dtype, one, two, s
 
 @given(st.floats(0, 0.9), dtypes, orders, seeds)
 @quickly
-def test_dropout_keeps_the_mean_and_takes_the_same_way_back(rate, dtype, order, seed):
+def test_dropout_keeps_the_mean_and_uses_the_same_mask_backward(rate, dtype, order, seed):
     x = drawn((4, 300), dtype, order, seed)
     y, backward = mc.Dropout(rate, seed=seed).forward(x, training=True)
     kept = y != 0

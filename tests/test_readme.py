@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ def blocks():
     return re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_the_training_step_and_the_checked_layer_run():
+def test_the_training_step_and_the_checked_layer_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for block in blocks():
         if block.startswith("import"):
             names = {"__name__": "readme"}
@@ -59,3 +61,11 @@ def test_every_test_that_a_promise_names_exists():
     assert len(named) > 20
     for file, test in named:
         assert f"{test}" in (README.parent / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+def test_the_count_of_lines_is_the_one_that_is_measured():
+    sys.path.insert(0, str(README.parent))
+    from benchmarks import reading
+
+    functions, lines, _ = reading.total(reading.tour("plain"))
+    assert f"{functions} functions with {lines} lines" in TEXT.replace("\n", " ")

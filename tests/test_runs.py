@@ -16,9 +16,9 @@ from test_storage import described
 from test_training import small_model, small_set
 
 import minicnn as mc
-from minicnn.checkpoint import Checkpoint
-from minicnn.files import remove_leftovers, write_whole
-from minicnn.storage import ArrayFile
+from minicnn.storage.arrays import ArrayFile
+from minicnn.storage.files import atomic_write, remove_leftovers
+from minicnn.training.checkpoint import Checkpoint
 
 
 class CutError(Exception):
@@ -83,7 +83,12 @@ def train(path=None, optimizer="Adam, clipped", cut=None, epochs=3, resume=False
     except CutError:
         return None
     weights = {name: parameter.value.copy() for name, parameter in model.parameters().items()}
-    state = {f"{name}/{slot}": a.copy() for name, slots in optimizer.state.items() for slot, a in slots.items()}
+    state = {
+        f"{name}/{key}": optimizer.memories[parameter][key].copy()
+        for name, parameter in model.parameters().items()
+        for key in optimizer.memory
+        if parameter in optimizer.memories
+    }
     history.pop("seconds", None)
     return weights | state, dict(history), (watch.best, watch.wait, optimizer.steps, optimizer.learning_rate)
 
@@ -248,7 +253,7 @@ def test_both_files_broken_is_an_error_and_nothing_is_lost(tmp_path):
 
 
 def saying(**values):
-    """A change of a description: "place.seen" is given as place__seen."""
+    """A change of a description: "position.seen" is given as position__seen."""
 
     def change(description):
         for name, value in values.items():
@@ -272,20 +277,20 @@ STRANGE = {
     "a beta that is nothing": saying(optimizer__now__beta1=None),
     "another optimizer": saying(optimizer__now__class="SGD"),
     "a learning rate below 0": saying(optimizer__now__learning_rate=-1.0),
-    "batches without images": saying(place__seen=0),
-    "more batches than there are": saying(place__batch=10**6, place__seen=40),
-    "one batch more than there is": saying(place__batch=6, place__seen=40),
-    "more right than seen": saying(place__hits=17),
-    "a loss that is a text": saying(place__total_loss="1.0"),
-    "a loss that is not finite": saying(place__total_loss=float("nan")),
-    "a time that is not finite": saying(place__seconds=float("inf")),
-    "another epoch": saying(place__epoch=0),
-    "finished, perhaps": saying(place__finished="no"),
+    "batches without images": saying(position__seen=0),
+    "more batches than there are": saying(position__batch=10**6, position__seen=40),
+    "one batch more than there is": saying(position__batch=6, position__seen=40),
+    "more right than seen": saying(position__n_correct=17),
+    "a loss that is a text": saying(position__total_loss="1.0"),
+    "a loss that is not finite": saying(position__total_loss=float("nan")),
+    "a time that is not finite": saying(position__seconds=float("inf")),
+    "another epoch": saying(position__epoch=0),
+    "finished, perhaps": saying(position__finished="no"),
     "a best value that is a text": saying(callbacks__0__best="x"),
     "a wait that is a text": saying(callbacks__0__wait="x"),
     "a list of lists of lists": saying(callbacks__0__best=[[[]]]),
-    "no generators": saying(generators=[]),
-    "a generator of another kind": saying(generators__0__bit_generator="MT19937"),
+    "no states": saying(states={}),
+    "a state of another kind": saying(**{"states__dropout_1.step": "7"}),
     "weights of another form": saying(callback_arrays={}),
 }
 
@@ -313,11 +318,11 @@ def test_where_the_newest_file_makes_no_sense_the_one_before_is_used(tmp_path):
 def test_weights_that_early_stopping_could_not_put_back_are_refused():
     early = mc.EarlyStopping(restore_best_weights=True)
     early.model = small_model()
-    state = early.state() | {"best": 0.5}
+    state = early.state_dict() | {"best": 0.5}
     for weights in (np.zeros(7, "float32"), np.zeros(8, "float64")):
         with pytest.raises(ValueError, match=r"dense_1\.bias"):
-            early.restore(state | {"weights.dense_1.bias": weights})
-    early.restore(state | {"weights.dense_1.bias": np.zeros(8, "float32")})
+            early.load_state_dict(state | {"weights.dense_1.bias": weights})
+    early.load_state_dict(state | {"weights.dense_1.bias": np.zeros(8, "float32")})
 
 
 ODD_STATES = {
@@ -343,7 +348,7 @@ def test_a_state_that_cannot_be_saved_is_refused_before_the_first_batch(tmp_path
 
     x, y = small_set(20)
     callback = Odd()
-    with pytest.raises(mc.InputError, match=r"Odd\.state|set"):
+    with pytest.raises(mc.InputError, match=r"Odd\.state_dict|set"):
         small_model().fit(x, y, 1, verbose=False, callbacks=[callback], checkpoint=tmp_path / "run.npz")
     assert callback.steps == 0 and list(tmp_path.iterdir()) == []
 
@@ -436,18 +441,18 @@ def test_a_signal_between_any_two_looks_is_told_and_saved_alike(tmp_path, monkey
             pass
 
         @property
-        def asked(self):
+        def requested(self):
             self.looks += 1
             return "SIGINT" if self.looks >= look else None
 
     path = tmp_path / "run.npz"
     whole = train(epochs=2, batch_size=16)  # 3 batches an epoch
     with monkeypatch.context() as patch:
-        patch.setattr("minicnn.training.Interrupts", Noted)
+        patch.setattr("minicnn.training.loop.Interrupts", Noted)
         train(path, epochs=2, batch_size=16)
     told = capsys.readouterr().err
     with ArrayFile(path, "checkpoint") as file:
-        place = file.description["place"]
+        place = file.description["position"]
     if told:
         assert f"epoch {place['epoch'] + 1} after batch {place['batch']} and saved" in told
     else:
@@ -460,7 +465,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     process.stderr.readline()  # the blank one
-    assert "stops at once" in process.stderr.readline()
+    assert "stops immediately" in process.stderr.readline()
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=10)
@@ -468,12 +473,12 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert process.returncode != 0 and "KeyboardInterrupt" in told
 
 
-def newest_place(path):
+def newest_position(path):
     """How many batches the newest whole file of a run has behind it: 8 an epoch."""
     for file in (path, path.with_name(path.name + ".previous")):
         with contextlib.suppress(mc.FileError), ArrayFile(file, "checkpoint") as opened:
-            opened.prove()
-            return 8 * opened.description["place"]["epoch"] + opened.description["place"]["batch"]
+            opened.verify()
+            return 8 * opened.description["position"]["epoch"] + opened.description["position"]["batch"]
     raise AssertionError(f"there is no whole file {path}")
 
 
@@ -490,7 +495,7 @@ def test_killed_again_and_again_while_saving(tmp_path):
         process.kill()
         batches += process.communicate()[0].count("batch")
         assert process.returncode == -signal.SIGKILL
-        before, place = place, newest_place(path)
+        before, place = place, newest_position(path)
         assert place >= before + batches - 1  # the last one may not have been saved yet
     epochs = place // 8 + 2
     process = start(tmp_path, epochs=epochs)
@@ -522,13 +527,13 @@ def test_a_save_that_ends_at_any_step_leaves_the_one_before(tmp_path, monkeypatc
 
     save = Checkpoint.save
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "save", lambda file: (save(file), saved.append(file.place)))
+        patch.setattr(Checkpoint, "save", lambda file: (save(file), saved.append(file.position)))
         for name in ("replace", "rename", "fsync", "unlink", "remove"):
             patch.setattr(os, name, ends(name, getattr(os, name)))
         with pytest.raises(Killed):
             train(path, every=0)
     if saved:
-        assert newest_place(path) >= 8 * saved[-1]["epoch"] + saved[-1]["batch"]
+        assert newest_position(path) >= 8 * saved[-1]["epoch"] + saved[-1]["batch"]
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
@@ -553,7 +558,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_file(tmp_path):
 def test_what_a_killed_save_left_is_removed_and_nothing_of_another_run(tmp_path):
     """Two runs side by side whose names begin alike: the one that starts leaves the other's open file alone."""
     first, second = (tmp_path / f"{'a_long_name_' * 6}fold{fold}.npz" for fold in (1, 2))
-    with write_whole(first) as mine, write_whole(second) as other:
+    with atomic_write(first) as mine, atomic_write(second) as other:
         mine.write(b"left behind")
         other.write(b"still being written")
         assert len(list(tmp_path.iterdir())) == 2
@@ -566,7 +571,7 @@ def test_what_a_killed_save_left_is_removed_and_nothing_of_another_run(tmp_path)
 
 @pytest.mark.parametrize("name", ["é" * 127, "\U0001f600" * 63], ids=["é", "emoji"])
 def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path, name):
-    with write_whole(tmp_path / name) as file:
+    with atomic_write(tmp_path / name) as file:
         file.write(b"all of it")
     assert (tmp_path / name).read_bytes() == b"all of it"
 
@@ -681,7 +686,7 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_weights_change():
 
 
 def test_large_weights_are_put_back_from_a_file(monkeypatch):
-    monkeypatch.setattr("minicnn.divergence.COPY_BYTES", 0)
+    monkeypatch.setattr("minicnn.training.guard.COPY_BYTES", 0)
     x, y = small_set(60)
     model, _ = exploding(0.1)
     before = {name: p.value.copy() for name, p in model.parameters().items()}

@@ -106,7 +106,7 @@ def set_key(key, value):
 
 
 def change_layer(**options):
-    return lambda description: description["layers"][0].update(options)
+    return lambda description: description["layers"][0]["arguments"].update(options)
 
 
 def deep(count):
@@ -117,11 +117,13 @@ def deep(count):
 
 
 DESCRIPTIONS = {
-    "of a newer version": (set_key("version", 2), "version 2"),
+    "of a newer version": (set_key("version", 3), "version 3"),
+    "of an older version": (set_key("version", 1), "version 1"),
     "of a version that is no number": (set_key("version", "1"), "version"),
     "of another kind": (set_key("minicnn", "checkpoint"), "checkpoint"),
     "without layers": (lambda d: d.pop("layers") and None, "layers"),
-    "of an unknown layer": (change_layer(layer="os.system"), "os.system"),
+    "of an unknown layer": (lambda d: d["layers"][0].update(library="os.system"), "os.system"),
+    "of a library layer that is a custom one": (lambda d: d["layers"][0].pop("library") and None, "network"),
     "of a layer with an unknown option": (change_layer(depth=3), "depth"),
     "of other filters": (change_layer(filters=4), "conv2d_1"),
     "of very many filters": (change_layer(filters=10**12), "conv2d_1"),

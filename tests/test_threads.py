@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.threads import current_part, in_parallel, one_core_blas, parts
+from minicnn.backends.numpy.threads import chunk_slices, current_chunk, parallel_map, single_threaded_blas
 
 PROGRAM = """
 import sys
@@ -39,7 +39,7 @@ def test_the_same_settings_give_the_same_bits_and_threads_change_rounding_only(t
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200, 1100])
-def test_parts_of_a_batch_are_the_whole_batch(count, rng):
+def test_chunks_of_a_batch_are_the_batch(count, rng):
     """Whatever the size, the model's output and gradients are its layers' one after the other on the whole."""
     model = mc.networks.lenet5()
     x = rng.random((count, 1, 28, 28), dtype="float32")
@@ -49,13 +49,13 @@ def test_parts_of_a_batch_are_the_whole_batch(count, rng):
     found = {name: parameter.grad for name, parameter in model.parameters().items()}
     for parameter in model.parameters().values():
         parameter.clear_gradient()
-    out, ways_back = model.prepare(x), []
+    out, backwards = model.prepare(x), []
     for layer in model.layers[:-1]:
-        out, way_back = layer.forward(out, training=True)
-        ways_back.append(way_back)
+        out, backward = layer.forward(out, training=True)
+        backwards.append(backward)
     np.testing.assert_allclose(y, out, rtol=1e-4, atol=1e-5)
-    for way_back in reversed(ways_back):
-        dy = way_back(dy)
+    for backward in reversed(backwards):
+        dy = backward(dy)
     np.testing.assert_allclose(dx, dy, rtol=1e-3, atol=1e-5)
     for name, parameter in model.parameters().items():
         scale = abs(parameter.grad).max()
@@ -65,7 +65,7 @@ def test_parts_of_a_batch_are_the_whole_batch(count, rng):
 def test_parts_cover_everything_once():
     for length in range(50):
         for size in (1, 3, 7, 100):
-            cut = parts(length, size)
+            cut = chunk_slices(length, size)
             assert [i for part in cut for i in range(part.start, part.stop)] == list(range(length))
             sizes = [part.stop - part.start for part in cut]
             assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
@@ -79,13 +79,13 @@ def test_an_error_in_a_thread_comes_out_and_the_threads_go_on():
 
     for _ in range(3):
         with pytest.raises(mc.InputError, match="three"):
-            in_parallel(work, range(6))
-        assert in_parallel(work, [1, 2]) == [1, 2]
-    assert current_part() is None
+            parallel_map(work, range(6))
+        assert parallel_map(work, [1, 2]) == [1, 2]
+    assert current_chunk() is None
 
 
 def test_parallel_inside_parallel_is_a_loop():
-    assert in_parallel(lambda n: in_parallel(lambda m: n * m, range(3)), range(4)) == [
+    assert parallel_map(lambda n: parallel_map(lambda m: n * m, range(3)), range(4)) == [
         [n * m for m in range(3)] for n in range(4)
     ]
 
@@ -97,7 +97,7 @@ def test_blas_gets_its_threads_back():
         return [info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
 
     before = counts()
-    with pytest.raises(ZeroDivisionError), one_core_blas(), one_core_blas():
+    with pytest.raises(ZeroDivisionError), single_threaded_blas(), single_threaded_blas():
         assert set(counts()) == {1}
         1 / 0  # noqa: B018
     assert counts() == before
@@ -106,7 +106,7 @@ def test_blas_gets_its_threads_back():
 def test_a_wrong_number_of_threads_is_refused():
     environment = {**os.environ, "MINICNN_THREADS": "many"}
     done = subprocess.run(
-        [sys.executable, "-c", "import minicnn.threads as t; t.thread_count()"],
+        [sys.executable, "-c", "import minicnn.backends.numpy.threads as t; t.thread_count()"],
         env=environment,
         capture_output=True,
         text=True,

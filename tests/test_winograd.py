@@ -5,8 +5,8 @@ import pytest
 from layer_cases import built
 
 import minicnn as mc
-from minicnn import winograd
-from minicnn.layers.conv import convolution_by_loops
+from minicnn.backends.numpy import winograd
+from minicnn.core.layers import convolution_by_loops
 
 rng = np.random.default_rng(0)
 

@@ -1,15 +1,15 @@
-"""What is measured: the networks' shapes, and the images, labels and first weights that every contender is given."""
+"""What is measured: the networks' shapes, and the images, labels and first weights that every contender receives."""
 
 import dataclasses
 import pathlib
 
 import numpy as np
 
-IMAGES = {"lenet5": 8192, "conv_pool": 2048, "two_conv": 512}  # an epoch, where nothing else is asked for
+IMAGES = {"lenet5": 8192, "conv_pool": 2048, "two_conv": 512}  # in an epoch, unless the user chooses another number
 LEARNING_RATE = {"lenet5": 0.001, "conv_pool": 0.01, "two_conv": 0.01}  # LeNet-5 learns with Adam, the others with SGD
 EPSILON = 1e-7  # Adam's; the other libraries' defaults differ
 
-CONV64 = "conv64"  # not a network: one convolution of 64 to 64 channels, 3x3, same, on 28x28, forward and back
+CONV64 = "conv64"  # not a network: one convolution of 64 to 64 channels, 3x3, same, on 28x28, forward and backward
 FLATTENED = {"lenet5": (16, 25), "conv_pool": (16, 196), "two_conv": (32, 784)}  # channels, pixels before Flatten
 
 
@@ -20,8 +20,8 @@ class Case:
     Attributes:
         net: "lenet5", "conv_pool", "two_conv" or "conv64".
         batch: images a step.
-        folder: where the images, the labels and the first weights lie as `.npy` files.
-        threads: how many everyone may use.
+        folder: of the images, the labels and the first weights, as `.npy` files.
+        threads: how many a contender may use.
     """
 
     net: str
@@ -38,7 +38,7 @@ class Case:
         return self.net == "lenet5"
 
     def write_data(self, images=None):
-        """Random images and labels, at least one batch; for conv64 the input and the output's gradient."""
+        """Write random images and labels, at least one batch; for conv64 the input and the gradient of the output."""
         rng = np.random.default_rng(0)
         if self.is_conv64:
             x = rng.standard_normal((self.batch, 64, 28, 28), dtype=np.float32)
@@ -55,19 +55,19 @@ class Case:
         return np.load(self.folder / "x.npy"), np.load(self.folder / "y.npy")
 
     def write_weights(self, values):
-        """Keep the first weights: kernels (F, C, KH, KW), dense weights (units, features), biases, in order."""
-        for number, value in enumerate(values):
-            np.save(self.folder / f"weight{number:02}.npy", value)
+        """Write the first weights in order: kernels (F, C, KH, KW), dense weights (units, features), biases."""
+        for index, value in enumerate(values):
+            np.save(self.folder / f"weight{index:02}.npy", value)
 
     def weights(self):
-        """The first weights one by one, from the file, so that reading them takes no memory of its own."""
+        """Yield the first weights one by one; they stay in the files, so that reading them takes no extra memory."""
         for path in sorted(self.folder.glob("weight*.npy")):
             yield np.load(path, mmap_mode="c")
 
     def weights_channels_last(self):
         """The same for libraries whose images are (N, H, W, C): kernels (KH, KW, C, F), dense (features, units).
 
-        The first dense layer reads a flattened image, so its features change places as the pixels do.
+        The first dense layer reads a flattened image, so its features are reordered in the same way as the pixels.
         """
         flattened = False
         for value in self.weights():

@@ -1,8 +1,8 @@
-"""The limit: the network's matrix products alone, on NumPy's BLAS, with every buffer ready.
+"""The limit: the network's matrix products alone, on NumPy's BLAS, with every buffer allocated before.
 
-No columns are built, no activation is computed, no weight is changed. Each product is done in the way that
-turned out fastest: as it stands or turned over (`(B.T @ A.T).T`), with BLAS on all cores or on one; or all of them
-by `minicnn.products.product`, which shares them out among the cores in pieces.
+No columns are built, no activation is computed, no weight is changed. Each product is computed in the way that was
+measured to be fastest: directly or transposed (`(B.T @ A.T).T`), with BLAS on all cores or on one; or all of them by
+`parallel_matmul` of minicnn's numpy backend, which divides them among the cores in pieces.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ import time
 import numpy as np
 import threadpoolctl
 
-from minicnn.products import product as shared_product
+from minicnn.backends.numpy.matmul import parallel_matmul
 
 
 @dataclasses.dataclass
 class Product:
-    """`a @ b` into `out`, by some function, with BLAS on some threads."""
+    """`a @ b` into `out`, by a function such as `np.matmul`, with BLAS on some threads."""
 
     a: np.ndarray
     b: np.ndarray
@@ -29,7 +29,7 @@ class Product:
 
 
 def conv(N, C, F, size, out):
-    """rows, inner and columns of W @ columns; the whole batch at once."""
+    """rows, inner and columns of the product of the kernels and the columns of the complete batch."""
     return F, C * size * size, out * out * N
 
 
@@ -38,7 +38,7 @@ def dense(N, features, units):
 
 
 def products(net, N):
-    """(rows, inner, columns) of each layer's product `W @ x`, the first layer first."""
+    """(rows, inner, columns) of each layer's product `weight @ x`, the first layer first."""
     return {
         "lenet5": [
             conv(N, 1, 6, 5, 28),
@@ -66,32 +66,33 @@ class Floor:
         self.set_threads = [library.set_num_threads for library in blas]
         self.threads = case.threads
         plans = {"by BLAS": ([], []), "in pieces": ([], [])}
-        for number, (rows, inner, columns) in enumerate(products(case.net, case.batch)):
+        for index, (rows, inner, columns) in enumerate(products(case.net, case.batch)):
             weight = np.full((rows, inner), 0.01, np.float32)
             x = np.full((inner, columns), 0.01, np.float32)
             dy = np.full((rows, columns), 0.01, np.float32)
-            back = [(dy, x.T)]
-            if number or case.is_conv64:  # nobody needs the gradient of the images
-                back.append((weight.T, dy))
-            for direction, pairs in enumerate([[(weight, x)], back]):
+            backward = [(dy, x.T)]
+            if index or case.is_conv64:  # the gradient of a network's images is not needed
+                backward.append((weight.T, dy))
+            for direction, pairs in enumerate([[(weight, x)], backward]):
                 for a, b in pairs:
                     out = np.zeros((len(a), b.shape[1]), np.float32)
                     plans["by BLAS"][direction].append(self.fastest(a, b, out))
-                    plans["in pieces"][direction].append(Product(a, b, out, self.threads, shared_product))
-        # BLAS's threads go on spinning for a while, and take the cores from others: so it is the one or the other
-        self.forward, self.back = min(plans.values(), key=lambda plan: self.time(plan[0] + plan[1]))
+                    plans["in pieces"][direction].append(Product(a, b, out, self.threads, parallel_matmul))
+        # BLAS's threads go on spinning for a while and take the cores from other threads: so one plan for all products
+        self.forward, self.backward = min(plans.values(), key=lambda plan: self.time(plan[0] + plan[1]))
 
     def fastest(self, a, b, out):
-        turned = np.zeros(out.T.shape, np.float32)
-        ways = [
-            way
+        """The fastest way to compute `a @ b` with BLAS."""
+        transposed = np.zeros(out.T.shape, np.float32)
+        candidates = [
+            candidate
             for threads in {1, self.threads}
-            for way in (Product(a, b, out, threads), Product(b.T, a.T, turned, threads))
+            for candidate in (Product(a, b, out, threads), Product(b.T, a.T, transposed, threads))
         ]
-        return min(ways, key=lambda way: self.time([way]))
+        return min(candidates, key=lambda candidate: self.time([candidate]))
 
     def time(self, products):
-        """The shortest of a few runs, the first of which only warms up."""
+        """The shortest time of a few runs; the first one is a warm-up and does not count."""
         times = []
         while len(times) < 3 or (sum(times) < 0.05 and len(times) < 20):
             started = time.perf_counter()
@@ -107,7 +108,7 @@ class Floor:
 
     def step(self, i):
         self.run(self.forward)
-        self.run(self.back)
+        self.run(self.backward)
         return 0.0
 
     def infer(self, i):

@@ -1,4 +1,4 @@
-"""JAX: the whole training step as one function, compiled by `jit`; images as (N, H, W, C), which it is faster for."""
+"""JAX: the complete training step as one function, compiled by `jit`; images as (N, H, W, C), which is faster here."""
 
 import functools
 
@@ -47,15 +47,15 @@ def sgd(rate, weights, gradients, state):
 
 
 def adam(rate, weights, gradients, state, beta1=0.9, beta2=0.999):
-    t, means, squares = state
+    t, first, second = state  # the moments m and v of every weight
     t += 1
-    means = [beta1 * m + (1 - beta1) * g for m, g in zip(means, gradients, strict=True)]
-    squares = [beta2 * v + (1 - beta2) * g * g for v, g in zip(squares, gradients, strict=True)]
+    first = [beta1 * m + (1 - beta1) * g for m, g in zip(first, gradients, strict=True)]
+    second = [beta2 * v + (1 - beta2) * g * g for v, g in zip(second, gradients, strict=True)]
     weights = [
         w - rate * (m / (1 - beta1**t)) / (jnp.sqrt(v / (1 - beta2**t)) + EPSILON)
-        for w, m, v in zip(weights, means, squares, strict=True)
+        for w, m, v in zip(weights, first, second, strict=True)
     ]
-    return weights, (t, means, squares)
+    return weights, (t, first, second)
 
 
 def make(case):
@@ -88,8 +88,8 @@ class Network(Contender):
         @functools.partial(jax.jit, donate_argnums=(0, 1))
         def train_step(weights, state, images, labels):
             (loss, logits), gradients = jax.value_and_grad(loss_and_logits, has_aux=True)(weights, images, labels)
-            hits = (logits.argmax(axis=1) == labels).sum()
-            return *optimizer(weights, gradients, state), loss, hits
+            n_correct = (logits.argmax(axis=1) == labels).sum()
+            return *optimizer(weights, gradients, state), loss, n_correct
 
         self.train_step = train_step
         self.predict = jax.jit(lambda weights, images: jax.nn.softmax(network(weights, images)))
@@ -103,25 +103,25 @@ class Network(Contender):
         return loss
 
     def step_on(self, rows):
-        self.weights, self.state, loss, hits = self.train_step(
+        self.weights, self.state, loss, n_correct = self.train_step(
             self.weights, self.state, self.images[rows], self.labels[rows]
         )
         jax.block_until_ready(self.weights)
-        return float(loss), int(hits)
+        return float(loss), int(n_correct)
 
     def infer(self, i):
         return self.predict(self.weights, self.images[self.rows(i)]).block_until_ready()
 
     def epoch(self):
-        """JAX has no `fit`: the loop that its users write."""
-        total_loss, hits = 0.0, 0
+        """JAX has no `fit`: this is the loop that its users write."""
+        total_loss, n_correct = 0.0, 0
         order = np.random.default_rng(0).permutation(len(self.images))
         for start in range(0, len(order), self.batch):
             rows = order[start : start + self.batch]
-            loss, right = self.step_on(rows)
+            loss, n_correct_here = self.step_on(rows)
             total_loss += loss * len(rows)
-            hits += right
-        return total_loss / len(order), hits / len(order)
+            n_correct += n_correct_here
+        return total_loss / len(order), n_correct / len(order)
 
 
 class Convolution(Contender):
@@ -130,15 +130,15 @@ class Convolution(Contender):
         self.weights = [jnp.array(value) for value in case.weights_channels_last()]
 
         @jax.jit
-        def forward_and_back(weights, x, dy):
+        def forward_and_backward(weights, x, dy):
             y, backward = jax.vjp(lambda weights, x: conv(x, *weights, "SAME"), weights, x)
             return y, *backward(dy)
 
-        self.forward_and_back = forward_and_back
+        self.forward_and_backward = forward_and_backward
         self.forward = jax.jit(lambda weights, x: conv(x, *weights, "SAME"))
 
     def step(self, i):
-        y, (dweight, _), dx = jax.block_until_ready(self.forward_and_back(self.weights, self.x, self.dy))
+        y, (dweight, _), dx = jax.block_until_ready(self.forward_and_backward(self.weights, self.x, self.dy))
         return [float(number[0, 0, 0, 0]) for number in (y, dx, dweight)]
 
     def infer(self, i):

@@ -1,4 +1,4 @@
-"""minicnn, from this checkout."""
+"""minicnn from this checkout, with its default backend "numpy"."""
 
 import io
 import sys
@@ -9,10 +9,18 @@ import numpy as np
 import minicnn as mc
 from benchmarks.contenders.case import LEARNING_RATE
 from benchmarks.layer_times import layer_times
-from minicnn.backend import batch_innermost
+from minicnn.backends.numpy.layout import batch_innermost
 
 
 def make(case):
+    mc.use("numpy")
+    contender = load(case)
+    case.write_weights(parameter.value for parameter in contender.model.parameters().values())
+    return contender
+
+
+def load(case):
+    """The contender on the backend in use."""
     return Convolution(case) if case.is_conv64 else Network(case)
 
 
@@ -26,7 +34,6 @@ class Network(Contender):
         self.batch = case.batch
         self.images, self.labels = case.data()
         self.model = getattr(mc.networks, case.net)()
-        case.write_weights(parameter.value for parameter in self.model.parameters().values())
         rate = LEARNING_RATE[case.net]
         self.optimizer = mc.Adam(rate) if case.uses_adam else mc.SGD(rate)
         self.loss = mc.SoftmaxCrossEntropy()
@@ -57,7 +64,7 @@ class Network(Contender):
             sys.stderr = stderr
 
     def fit_overhead(self):
-        """Seconds of an epoch of `fit` on uint8 images, and of the same number of bare steps on ready batches."""
+        """Seconds of an epoch of `fit` on uint8 images, and of the same number of steps alone on ready batches."""
         images = (self.images * 255).astype(np.uint8)
         started = time.perf_counter()
         self.fit(images)
@@ -72,10 +79,9 @@ class Network(Contender):
 
 class Convolution(Contender):
     def __init__(self, case):
-        self.x, self.dy = map(batch_innermost, case.data())  # as PyTorch's lie in its own order
+        self.x, self.dy = map(batch_innermost, case.data())  # each contender has them in its own memory layout
         self.model = mc.Sequential([mc.Conv2D(64, 3, padding="same")], input_shape=(64, 28, 28))
         self.parameters = self.model.parameters()
-        case.write_weights(parameter.value for parameter in self.parameters.values())
 
     def step(self, i):
         y, backward = self.model.forward(self.x, training=True)
@@ -90,7 +96,7 @@ class Convolution(Contender):
 
 
 class Terminal(io.StringIO):
-    """Where `fit` draws its bar, as it does on a terminal."""
+    """Where `fit` draws its progress bar, as it does on a terminal."""
 
     def isatty(self):
         return True

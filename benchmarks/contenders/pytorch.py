@@ -57,7 +57,7 @@ class Contender:
 
     def load(self, case, memory_format):
         """The network with the given weights."""
-        with torch.device("meta"):  # nobody needs PyTorch's own first weights
+        with torch.device("meta"):  # PyTorch's own first weights are not needed
             model = nn.Sequential(*LAYERS[case.net]())
         model = model.to_empty(device="cpu").to(memory_format=memory_format)
         self.copy_weights(model, case)
@@ -89,7 +89,7 @@ class Network(Contender):
         return torch.optim.SGD(self.model.parameters(), rate, fused=fused)
 
     def is_fused_faster(self, case):
-        """Steps with the one and the other optimizer in turns, for a second or two."""
+        """Whether steps with the fused optimizer are faster; both are timed in turns, for a second or two."""
         optimizers = {fused: self.make_optimizer(case, fused) for fused in (False, True)}
         times = {False: [], True: []}
         while len(times[True]) < 2 or (len(times[True]) < 100 and sum(times[True]) < 1):
@@ -119,14 +119,14 @@ class Network(Contender):
         return self.model(self.images[self.rows(i)]).softmax(dim=1)
 
     def epoch(self):
-        """PyTorch has no `fit`: the loop that its users write, on tensors in memory, faster than a DataLoader."""
-        total_loss, hits = 0.0, 0
+        """PyTorch has no `fit`: this is its users' loop, on tensors in memory, which is faster than a DataLoader."""
+        total_loss, n_correct = 0.0, 0
         for rows in torch.randperm(len(self.images)).split(self.batch):
             labels = self.labels[rows]
             loss, logits = self.step_on(self.images[rows], labels)
             total_loss += loss.item() * len(rows)
-            hits += (logits.argmax(dim=1) == labels).sum().item()
-        return total_loss / len(self.images), hits / len(self.images)
+            n_correct += (logits.argmax(dim=1) == labels).sum().item()
+        return total_loss / len(self.images), n_correct / len(self.images)
 
 
 class Convolution(Contender):

@@ -1,4 +1,4 @@
-"""PyTorch with its images and kernels in memory as (N, H, W, C), which it offers and for which it is often faster."""
+"""PyTorch with its images and kernels in memory as (N, H, W, C), a layout that it offers and that is often faster."""
 
 import torch
 

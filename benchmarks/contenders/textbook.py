@@ -1,6 +1,6 @@
 """The layers as textbooks write them in NumPy: images (N, C, H, W), im2col, one matrix product, no tricks.
 
-This is the yardstick for what minicnn's care for memory and cores gains over the same mathematics.
+It shows how much faster minicnn computes the same mathematics because it uses memory and cores with care.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def im2col(x, size, pad):
 
 
 def col2im(columns, shape, size, pad):
-    """The rows added back to where they came from."""
+    """Each entry of the rows added to the pixel that `im2col` copied it from."""
     N, C, H, W = shape
     OH, OW = H + 2 * pad - size + 1, W + 2 * pad - size + 1
     columns = columns.reshape(N, OH, OW, C, size, size).transpose(0, 3, 4, 5, 1, 2)
@@ -126,12 +126,12 @@ class Flatten:
 
 def network(net, w):
     if net == "lenet5":
-        front = [Conv(w[0], w[1], 2), Tanh(), AvgPool(), Conv(w[2], w[3], 0), Tanh(), AvgPool(), Flatten()]
-        return [*front, Dense(w[4], w[5]), Tanh(), Dense(w[6], w[7]), Tanh(), Dense(w[8], w[9])]
+        layers = [Conv(w[0], w[1], 2), Tanh(), AvgPool(), Conv(w[2], w[3], 0), Tanh(), AvgPool(), Flatten()]
+        return [*layers, Dense(w[4], w[5]), Tanh(), Dense(w[6], w[7]), Tanh(), Dense(w[8], w[9])]
     if net == "conv_pool":
         return [Conv(w[0], w[1], 1), ReLU(), MaxPool(), Flatten(), Dense(w[2], w[3]), ReLU(), Dense(w[4], w[5])]
-    front = [Conv(w[0], w[1], 1), ReLU(), Conv(w[2], w[3], 1), ReLU(), Flatten()]
-    return [*front, Dense(w[4], w[5]), ReLU(), Dense(w[6], w[7])]
+    layers = [Conv(w[0], w[1], 1), ReLU(), Conv(w[2], w[3], 1), ReLU(), Flatten()]
+    return [*layers, Dense(w[4], w[5]), ReLU(), Dense(w[6], w[7])]
 
 
 def softmax(logits):

@@ -1,12 +1,12 @@
-"""The process of one contender: reads what to do from its input, answers on its output, and sleeps in between.
+"""The process of one contender: reads questions from its input, writes answers to its output, and waits in between.
 
-Run as `python -m benchmarks.contenders.worker pytorch 2`, the number being the threads it may use. It first says
-whether its library could be loaded; then each line in is a JSON object with an "ask", and each line out the answer.
-A contender is a module here with `make(case)`; what that returns has
+Run as `python -m benchmarks.contenders.worker pytorch 2`; the number is how many threads it may use. It first reports
+whether its library could be loaded. Then each line of the input is a JSON object with an "ask", and each line of the
+output is the answer. A contender is a module in this folder with a function `make(case)`, which returns an object with
 
     step(i)         one training step on batch i: forward, loss, backward, optimizer; returns the loss
     infer(i)        the probabilities of batch i
-    epoch()         one epoch over all images as the library's users write it; contenders without `fit` have none
+    epoch()         one epoch over all images as the library's users write it; some contenders have none
     note            what else a reader should know, or ""
     versions        {"library": "version"}
 """
@@ -28,8 +28,8 @@ from benchmarks.contenders.case import Case
 def serve(name, threads):
     """Load the library, then answer questions until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints goes where the errors go
-    if hasattr(os, "sched_setaffinity"):  # some libraries count the cores that they may use and ask nobody
+    os.dup2(2, 1)  # what a library prints goes to the error output
+    if hasattr(os, "sched_setaffinity"):  # some libraries do not ask how many threads they may use, and count the cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     try:
         module = importlib.import_module(f"benchmarks.contenders.{name}")
@@ -51,7 +51,7 @@ def serve(name, threads):
 
 
 def answer_losses(contender, steps):
-    """The losses of the first steps, or whatever numbers a step gives."""
+    """The losses of the first steps, or the other numbers that a step returns."""
     return {"losses": [np.ravel(contender.step(i)).tolist() for i in range(steps)]}
 
 
@@ -74,17 +74,17 @@ def answer_peak(contender):
 
 
 def answer_call(contender, method, arguments=()):
-    """Anything else that only one contender can do."""
+    """The result of any other method of the contender."""
     return getattr(contender, method)(*arguments)
 
 
 def median_time(function, seconds):
-    """The median time of a call, of as many as fit into the seconds, after one that does not count."""
+    """The median time of as many calls as fit into the seconds, after a first call that does not count."""
     started = time.perf_counter()
     function(0)
     first = time.perf_counter() - started
     if first > seconds:
-        return first  # too slow to be done twice, and so slow that a cold start does not matter
+        return first  # too slow to be called twice, and so slow that a cold start does not matter
     times = []
     while sum(times) < seconds:
         before = time.perf_counter()
@@ -94,13 +94,13 @@ def median_time(function, seconds):
 
 
 def forget_peak():
-    """Let the peak of memory count from now on (Linux only): moving the weights over is no training."""
+    """Measure the peak memory from now on (Linux only), so that loading the weights does not count."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
 def peak_memory():
-    """The most memory this process has held, in bytes; on Linux since `forget_peak`."""
+    """The most memory that this process has used, in bytes; on Linux since `forget_peak`."""
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The images: where they come from, how they are split, and what an experiment does to them.
+"""The images: where they come from, how they are split, and how an experiment changes them.
 
 An image stays uint8, and the model scales it to [0, 1], unless the experiment is about the scaling.
 """
@@ -13,16 +13,16 @@ import numpy as np
 import minicnn as mc
 from minicnn.datasets import LETTERS, normalize, stratified_split
 
-HELD_OUT = 0.1  # the share of the training images kept aside for validation, as in the lab
+HELD_OUT = 0.1  # the fraction of the training images that is held out for validation, as in the lab
 MOVES = ((0, 2), (0, -2), (2, 0), (-2, 0))  # (down, right), in pixels
 
 
 class Source(NamedTuple):
-    """Images (N, 28, 28) uint8 and labels (N,) to train on and to test on, and what they are.
+    """Images (N, 28, 28) uint8 and labels (N,) to train on and to test on, and their description.
 
     Attributes:
-        kind: "letters" or "notMNIST"; results are kept under it.
-        what: the same in words, for every title; of notMNIST which set and how many images.
+        kind: "letters" or "notMNIST", for the names of files.
+        what: the same in words, for every title; for notMNIST also which set and how many images.
     """
 
     x: np.ndarray
@@ -33,7 +33,7 @@ class Source(NamedTuple):
     what: str
 
     def fingerprint(self):
-        """A number that changes with any image or label: results of other data are not mixed with these."""
+        """A number that changes with any image or label, so that results of other data are not mixed with these."""
         total = 0
         for array in (self.x, self.y, self.x_test, self.y_test):
             total = zlib.crc32(np.ascontiguousarray(array), total)
@@ -55,12 +55,12 @@ def read(data, samples=None, test_samples=2000, seed=0):
     Args:
         data: "letters", or the path of notMNIST's files.
         samples: how many images to train and validate on; None for all (of letters: 10,000).
-        test_samples: how many letters to test on; of notMNIST a tenth is held out.
+        test_samples: how many letters to test on; for notMNIST a tenth is held out.
         seed: of the letters, and of the choice of the test images.
 
     Raises:
-        InputError: more samples than there are, or too few to split.
-        FileError: what is at the path is not notMNIST.
+        InputError: more samples than the data set has, or too few to split.
+        FileError: the files at the path are not notMNIST.
     """
     if data == "letters":
         sets = mc.datasets.load_letters(train=samples or 10000, test=test_samples, seed=seed)
@@ -79,7 +79,7 @@ def read(data, samples=None, test_samples=2000, seed=0):
 
 
 def set_name(path):
-    """Which notMNIST, as far as the path's name tells.
+    """Which set of notMNIST, if the path's name shows it.
 
     >>> set_name("images/notMNIST_small.tar.gz"), set_name("train-images-idx3-ubyte.gz"), set_name("mine")
     ('notMNIST_small', 'notMNIST (IDX files)', 'notMNIST (set not named)')
@@ -95,9 +95,9 @@ def split(source, ordered=False, kept=0.0, seed=0):
 
     Args:
         source: the images.
-        ordered: whether to split as the lab did: the images in the order of their classes, the last tenth for
-            validation. Otherwise every class gives its tenth, and copies of an image stay together.
-        kept: with `ordered`, the share of the last class that is put back into training.
+        ordered: whether to split as in the lab: the images in the order of their classes, the last tenth for
+            validation. Otherwise a tenth of every class, and copies of an image stay together.
+        kept: with `ordered`, the fraction of the last class that is put back into training.
         seed: of the choice.
     """
     rng = np.random.default_rng([seed, 10])
@@ -107,12 +107,12 @@ def split(source, ordered=False, kept=0.0, seed=0):
     count = round(HELD_OUT * len(order))
     train, held_out = order[:-count], order[-count:]
     last = held_out[source.y[held_out] == len(LETTERS) - 1]
-    back = rng.permutation(last)[: round(kept * np.count_nonzero(source.y == len(LETTERS) - 1))]
-    return np.concatenate([train, back]), np.setdiff1d(held_out, back)
+    put_back = rng.permutation(last)[: round(kept * np.count_nonzero(source.y == len(LETTERS) - 1))]
+    return np.concatenate([train, put_back]), np.setdiff1d(held_out, put_back)
 
 
 def prepare(source, trial):
-    """The sets that a trial trains on and is measured on."""
+    """The sets that a trial uses for training and for measuring."""
     train, validation = split(source, trial.ordered, trial.kept)
     if trial.images is not None:
         train = train[: trial.images]
@@ -136,7 +136,7 @@ def prepare(source, trial):
 def move(images):
     """Every image moved by two pixels: the first to the right, the next to the left, down, up, and so on.
 
-    What leaves the picture is lost; on the other side the border's pixels are repeated.
+    Pixels that leave the picture are lost; on the other side the pixels of the border are repeated.
 
     >>> image = np.zeros((1, 28, 28), np.uint8)
     >>> image[0, 5, 5] = 9
@@ -144,13 +144,13 @@ def move(images):
     9
     """
     moved = np.empty_like(images)
-    wide = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge")
     for start, (down, right) in enumerate(MOVES):
-        moved[start::4] = wide[start::4, 2 - down : 30 - down, 2 - right : 30 - right]
+        moved[start::4] = padded[start::4, 2 - down : 30 - down, 2 - right : 30 - right]
     return moved
 
 
 def _copies(images):
-    """A number for each image, the same for images that are equal to the byte."""
+    """A number for each image, the same for images whose bytes are equal."""
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     return np.unique(rows.view(np.dtype((np.void, rows.shape[1]))).ravel(), return_inverse=True)[1]

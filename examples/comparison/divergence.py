@@ -1,8 +1,8 @@
 """Why a dense network "diverges to 10 %", step by step.
 
-The dense network is trained for some steps with plain SGD, for every learning rate on a scale and for three ways to
-feed it the same images. After each step stands the loss; now and then also the share of dead ReLUs (units that
-give zero for every image they are shown, and so learn nothing more) and the length of each layer's gradient.
+The dense network is trained for some steps with plain SGD, for every learning rate of a list and for three scales of
+the same images. The loss of each step is recorded; at some steps also the fraction of dead ReLUs (units that return
+zero for every image, and so do not learn any more) and the norm of each layer's gradient.
 """
 
 import math
@@ -16,29 +16,29 @@ from comparison.trials import Trial
 RATES = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 SCALES = {"0 to 255": 255.0, "0 to 1": 1.0, "normalize(x, axis=1)": None}
 LAB_RATE = 0.01
-CHANCE = 0.1  # the accuracy of one who always says the same letter
+CHANCE = 0.1  # the accuracy of a network that always predicts the same letter
 SNAPSHOTS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def sweep(source, seed, steps, batch_size, advance=lambda share: None):
-    """Every learning rate with every input scale, and what mends the worst of the usual settings.
+def sweep(source, seed, steps, batch_size, advance=lambda fraction: None):
+    """Every learning rate with every input scale, and what fixes the worst of the usual settings.
 
     Returns:
-        `{"runs": [...], "mends": [...]}`: what `trace` gives, with the scale, the learning rate or the mend.
+        `{"runs": [...], "fixes": [...]}`: what `trace` returns, with the scale, and the learning rate or the fix.
     """
-    runs, ends = [], []
+    runs, fixed = [], []
     sets = {scale: _sets(source, scale) for scale in SCALES}
-    mended = mends()
-    share = 1 / (len(SCALES) * len(RATES) + len(mended))
+    changes = fixes()
+    fraction = 1 / (len(SCALES) * len(RATES) + len(changes))
     for scale in SCALES:
         for rate in RATES:
-            found = trace(sets[scale], mc.SGD(rate), seed, steps, batch_size)
-            runs.append({"scale": scale, "learning_rate": rate, **found})
-            advance(share)
-    for name, (scale, optimizer) in mended.items():
-        ends.append({"mend": name, "scale": scale, **trace(sets[scale], optimizer, seed, steps, batch_size)})
-        advance(share)
-    return {"runs": runs, "mends": ends}
+            result = trace(sets[scale], mc.SGD(rate), seed, steps, batch_size)
+            runs.append({"scale": scale, "learning_rate": rate, **result})
+            advance(fraction)
+    for name, (scale, optimizer) in changes.items():
+        fixed.append({"fix": name, "scale": scale, **trace(sets[scale], optimizer, seed, steps, batch_size)})
+        advance(fraction)
+    return {"runs": runs, "fixes": fixed}
 
 
 def run_of(sweep, scale, rate):
@@ -46,7 +46,7 @@ def run_of(sweep, scale, rate):
     return next(run for run in sweep["runs"] if run["scale"] == scale and run["learning_rate"] == rate)
 
 
-def mends():
+def fixes():
     """The setting that fails, and single changes to it: `{what is changed: (scale, optimizer)}`."""
     return {
         "nothing: pixels 0 to 255, SGD 0.01": ("0 to 255", mc.SGD(LAB_RATE)),
@@ -63,12 +63,12 @@ def mends():
 
 
 def trace(sets, optimizer, seed, steps, batch_size):
-    """Train the dense network step by step, and note what happens inside.
+    """Train the dense network step by step, and record what happens inside.
 
     Returns:
         a dict: losses (before each step, up to the first that is not finite), not_finite (its step, or None),
-        accuracy on the validation images, answers (how many different letters are said of them), dead (share of
-        ReLUs), snapshots (step, loss, dead, gradients by parameter).
+        accuracy on the validation images, answers (how many different letters are predicted for them), dead (the
+        fraction of ReLUs), snapshots (step, loss, dead, norms of the gradients by parameter).
     """
     model = mc.networks.dense(seed=seed)
     loss_function = mc.SoftmaxCrossEntropy()
@@ -80,20 +80,19 @@ def trace(sets, optimizer, seed, steps, batch_size):
         for step in range(steps):
             batch = rows[step * batch_size : (step + 1) * batch_size]
             logits, backward = model.forward(x[batch], training=True)
-            loss, dlogits = loss_function.compute(logits, y[batch])
+            loss, dlogits = loss_function(logits, y[batch])
             if not math.isfinite(loss):
                 not_finite = step
                 break
             losses.append(float(loss))
             backward(dlogits)
             if step in SNAPSHOTS or step == steps - 1:
-                snapshots.append(
-                    {"step": step, "loss": float(loss), "dead": dead_share(model, x_probe)} | _norms(model)
-                )
+                snapshot = {"step": step, "loss": float(loss), "dead": dead_fraction(model, x_probe)}
+                snapshots.append(snapshot | _norms(model))
             optimizer.step(model.parameters())
         answers = model.predict(x_probe).argmax(axis=1)
         accuracy = float((answers == y_probe).mean())
-        dead = dead_share(model, x_probe)
+        dead = dead_fraction(model, x_probe)
     return {
         "losses": losses,
         "accuracy": accuracy,
@@ -107,7 +106,7 @@ def trace(sets, optimizer, seed, steps, batch_size):
 def outcome(run):
     """One of four words for a run of `trace`: "not finite", "dead", "learns", or "at chance".
 
-    It is dead if nine of ten ReLUs are; otherwise it learns if it is right at least twice as often as chance.
+    It is dead if nine of ten ReLUs are; otherwise it learns if its accuracy is at least twice that of chance.
     """
     if run["not_finite"] is not None:
         return "not finite"
@@ -116,22 +115,17 @@ def outcome(run):
     return "learns" if run["accuracy"] >= 2 * CHANCE else "at chance"
 
 
-def dead_share(model, x):
-    """The share of hidden units that are zero for every one of these images."""
-    hidden = model.prepare(x)
-    for layer in model.layers:
-        hidden = layer(hidden)
+def dead_fraction(model, x):
+    """The fraction of hidden units that are zero for every one of these images."""
+    for _, layer, _, y, _ in model.trace(x):
         if isinstance(layer, mc.ReLU):
-            return float((hidden <= 0).all(axis=0).mean())
-    raise mc.InputError("the network has no ReLU whose death could be looked for")
+            return float((y <= 0).all(axis=0).mean())
+    raise mc.InputError("the network has no ReLU")
 
 
 def _norms(model):
-    return {
-        "gradients": {
-            name: math.sqrt(float(parameter.gradient_norm_squared())) for name, parameter in model.parameters().items()
-        }
-    }
+    norm = mc.optimizers.gradient_norm
+    return {"gradients": {name: float(norm({name: parameter})) for name, parameter in model.parameters().items()}}
 
 
 def _sets(source, scale):

@@ -1,8 +1,8 @@
-"""The explanations: which trials each experiment needs, and what their numbers say.
+"""The explanations: which trials each experiment needs, and what their results show.
 
-Each experiment is a list of tasks before, and a `Section` after: a table and sentences that carry their numbers.
-No sentence is written down as a conclusion: what is said to be better or worse, and whether the difference is
-more than the seeds' own, is computed from the results.
+Each experiment is a function that lists its trials, and one that makes a `Section` of their results: a table, and
+sentences with numbers. No conclusion is fixed in the text: whether something is better or worse, and whether the
+difference is larger than that between seeds, is computed from the results.
 """
 
 import itertools
@@ -17,15 +17,15 @@ from comparison import divergence, trials
 from comparison.models import MODELS, expected_seconds
 from comparison.statistics import difference, percent, spread
 from comparison.store import Task
-from minicnn.checkpoint import optimizer_settings
+from minicnn.training.checkpoint import optimizer_settings
 
-KEPT = (0.0, 0.05, 0.2)  # shares of the last letter that the lab's split leaves in training
+KEPT = (0.0, 0.05, 0.2)  # fractions of the last letter that the lab's split leaves in training
 
 
 class Section(NamedTuple):
-    """What an experiment found: a table (header, rows of texts), and sentences that say what the table does not.
+    """The result of an experiment: a table (header, rows of texts), and sentences with what the table does not show.
 
-    The gist is its part of the answer to the lab's question, or "" if it is none.
+    The summary is what the experiment adds to the answer to the lab's question, or "".
     """
 
     title: str
@@ -33,14 +33,15 @@ class Section(NamedTuple):
     header: tuple
     rows: list
     sentences: list
-    gist: str
+    summary: str
 
 
 class Experiment(NamedTuple):
-    """
+    """An experiment, as two functions.
+
     Attributes:
-        trials: a function of the plan that lists what has to be trained.
-        read: a function of the plan and the results that gives the `Section`.
+        trials: a function of the plan that returns the trials to train.
+        read: a function of the plan and the results that returns the `Section`.
     """
 
     trials: Callable
@@ -48,7 +49,7 @@ class Experiment(NamedTuple):
 
 
 def tasks(plan, source, settings):
-    """All that has to be computed, each once, in the order of the plan."""
+    """Everything that must be computed, each once, in the order of the plan."""
     wanted = {}
     for model in plan.models:
         trial = plan.table_trial(model)
@@ -87,30 +88,30 @@ def _divergence_task(seed, plan, source, settings):
     def compute(advance):
         return divergence.sweep(source, seed, plan.divergence_steps, plan.batch_size, advance)
 
-    runs = len(divergence.SCALES) * len(divergence.RATES) + len(divergence.mends())
+    runs = len(divergence.SCALES) * len(divergence.RATES) + len(divergence.fixes())
     cost = expected_seconds("dense", runs * plan.divergence_steps * plan.batch_size, 0)
     chosen = {
         "network": _layers(mc.networks.dense),
         "steps": plan.divergence_steps,
         "rates": divergence.RATES,
-        "mends": {
+        "fixes": {
             name: {"scale": scale, "optimizer": optimizer_settings(optimizer)}
-            for name, (scale, optimizer) in divergence.mends().items()
+            for name, (scale, optimizer) in divergence.fixes().items()
         },
     }
     return Task(f"divergence-seed{seed}", settings | chosen, cost, compute)
 
 
 def _layers(network):
-    """A network in words, without its weights."""
+    """The layers of a network as texts, without its weights."""
     return [repr(layer) for layer in network(input_shape=None).layers]
 
 
-# The experiments, one pair of functions each.
+# The experiments: two functions for each.
 
 
 def _permuted_trials(plan):
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         for seed in range(plan.seeds):
             yield plan.trial(model, seed)
             yield plan.trial(model, seed, permuted=True)
@@ -118,17 +119,17 @@ def _permuted_trials(plan):
 
 def _permuted(plan, results):
     rows, sentences = [], []
-    place = {model: plan.over_seeds(results, model) for model in plan.witnesses}
-    shuffled = {model: plan.over_seeds(results, model, permuted=True) for model in plan.witnesses}
-    for model in plan.witnesses:
-        change = difference(shuffled[model], place[model])
+    in_place = {model: plan.over_seeds(results, model) for model in plan.reference_models}
+    shuffled = {model: plan.over_seeds(results, model, permuted=True) for model in plan.reference_models}
+    for model in plan.reference_models:
+        change = difference(shuffled[model], in_place[model])
         verdict = change.sentence("loses", "gains", "not told apart by these seeds")
-        rows.append((model, spread(place[model]), spread(shuffled[model]), verdict))
+        rows.append((model, spread(in_place[model]), spread(shuffled[model]), verdict))
     leads = {}
-    for model in plan.witnesses:
-        if model == "dense" or "dense" not in plan.witnesses:
+    for model in plan.reference_models:
+        if model == "dense" or "dense" not in plan.reference_models:
             continue
-        before, after = difference(place[model], place["dense"]), difference(shuffled[model], shuffled["dense"])
+        before, after = difference(in_place[model], in_place["dense"]), difference(shuffled[model], shuffled["dense"])
         leads[model] = f"the lead of {model} over dense goes from {before} to {after} points"
     if leads:
         sentences.append(f"With the pixels shuffled {'; '.join(leads.values())}.")
@@ -155,7 +156,7 @@ def _seeds(plan):
 
 
 def _moved_trials(plan):
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         for seed in range(plan.seeds):
             yield plan.trial(model, seed)
 
@@ -164,12 +165,12 @@ def _moved(plan, results):
     rows, sentences = [], []
     for model in plan.models:
         result = results[plan.table_trial(model).name]
-        if result["diverged"] or model in plan.witnesses:
+        if result["diverged"] or model in plan.reference_models:
             continue
         plain, moved = result["test_accuracy"], result["moved_accuracy"]
         rows.append((model, "the table, one seed", percent(plain), percent(moved), f"{100 * moved / plain:.0f} %"))
     kept = {}
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         plain = plan.over_seeds(results, model)
         moved = plan.over_seeds(results, model, "moved_accuracy")
         kept[model] = [b / a for a, b in zip(plain, moved, strict=True)]
@@ -177,11 +178,11 @@ def _moved(plan, results):
     order = sorted(kept, key=lambda model: -np.mean(kept[model]))
     pairs = [(better, worse, difference(kept[better], kept[worse])) for better, worse in itertools.pairwise(order)]
     if pairs:
-        told = [
+        comparisons = [
             f"{better} against {worse} {change.sentence('keeps less', 'keeps more', 'not told apart by these seeds')}"
             for better, worse, change in pairs
         ]
-        sentences.append(f"Of what is kept, {'; '.join(told)}.")
+        sentences.append(f"Of what is kept, {'; '.join(comparisons)}.")
     return Section(
         "The same test images moved by two pixels",
         "Every test image is moved by two pixels, a quarter of them each to the right, left, down and up. The "
@@ -194,7 +195,7 @@ def _moved(plan, results):
 
 
 def _amount_trials(plan):
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         for seed in range(plan.seeds):
             yield plan.trial(model, seed)
             for amount in plan.amounts():
@@ -202,7 +203,7 @@ def _amount_trials(plan):
 
 
 def amount_results(plan, results, model):
-    """`{images: [test accuracy a seed]}` for one model."""
+    """`{images: [test accuracy of each seed]}` for one model."""
     found = {
         amount: [results[plan.amount_trial(model, seed, amount).name]["test_accuracy"] for seed in range(plan.seeds)]
         for amount in plan.amounts()
@@ -211,14 +212,14 @@ def amount_results(plan, results, model):
 
 
 def _amount(plan, results):
-    found = {model: amount_results(plan, results, model) for model in plan.witnesses}
+    found = {model: amount_results(plan, results, model) for model in plan.reference_models}
     amounts = [*plan.amounts(), plan.train]
-    rows = [(model, *(spread(found[model][amount]) for amount in amounts)) for model in plan.witnesses]
+    rows = [(model, *(spread(found[model][amount]) for amount in amounts)) for model in plan.reference_models]
     sentences, first = [], []
     for amount in (amounts[0], amounts[-1]):
-        if len(plan.witnesses) < 2:
+        if len(plan.reference_models) < 2:
             break
-        best, second, *_ = sorted(plan.witnesses, key=lambda model, at=amount: -np.mean(found[model][at]))
+        best, second, *_ = sorted(plan.reference_models, key=lambda model, at=amount: -np.mean(found[model][at]))
         change = difference(found[best][amount], found[second][amount])
         verdict = change.sentence("behind", "ahead", "not told apart by these seeds")
         first.append(f"with {amount:,} images {best}, then {second}: {verdict}")
@@ -236,7 +237,7 @@ def _amount(plan, results):
             f"{model} goes from {100 * np.mean(found[model][amounts[0]]):.1f} to "
             f"{percent(np.mean(found[model][amounts[-1]]))} "
             f"({difference(found[model][amounts[-1]], found[model][amounts[0]])} points)"
-            for model in plan.witnesses
+            for model in plan.reference_models
         )
         + ".",
     )
@@ -307,10 +308,10 @@ def _ordered(plan, results):
         )
     shuffled, ordered = accuracy["shuffled, stratified"], accuracy["ordered"]
     letter = last["letter"]
-    share = np.mean(ordered["test_accuracy"]) / np.mean(shuffled["test_accuracy"])
+    ratio = np.mean(ordered["test_accuracy"]) / np.mean(shuffled["test_accuracy"])
     change = difference(ordered["test_accuracy"], shuffled["test_accuracy"])
     sentences = [
-        f"On test the lab's split changes the accuracy by {change} points, {share:.2f} of what it should be. The lab "
+        f"On test the lab's split changes the accuracy by {change} points, {ratio:.2f} of what it should be. The lab "
         "saw 97.9 % on training, 50 % on validation and 88 % on test (notMNIST_large)."
     ]
     return Section(
@@ -337,7 +338,7 @@ def _ordered(plan, results):
 
 
 def _normalize_trials(plan):
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         for seed in range(plan.seeds):
             yield plan.trial(model, seed)
             yield plan.trial(model, seed, normalized=True)
@@ -345,7 +346,7 @@ def _normalize_trials(plan):
 
 def _normalize(plan, results):
     rows, sentences = [], []
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         scaled = plan.over_seeds(results, model)
         normalized = plan.over_seeds(results, model, normalized=True)
         change = difference(normalized, scaled)
@@ -385,7 +386,7 @@ def _divergence_trials(plan):
 
 
 def sweeps(plan, results):
-    """The divergence experiment's results, one a seed."""
+    """The results of the divergence experiment, one for each seed."""
     return [results[f"divergence-seed{seed}"] for seed in range(plan.seeds)]
 
 
@@ -396,12 +397,12 @@ def _divergence(plan, results):
         same = [[divergence.run_of(sweep, scale, rate) for sweep in found] for scale in divergence.SCALES]
         rows.append((f"SGD {rate:g}", *map(_inside, same)))
     dead = [run for sweep in found for run in sweep["runs"] if divergence.outcome(run) == "dead"]
-    unreal = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
+    infinite = sum(run["not_finite"] is not None for sweep in found for run in sweep["runs"])
     total = sum(len(sweep["runs"]) for sweep in found)
     if dead:
         same = sum(run["answers"] == 1 for run in dead)
         sentences.append(
-            f"What failing looks like: of {total} runs {len(dead)} ended dead and {unreal} with numbers that are not "
+            f"What failing looks like: of {total} runs {len(dead)} ended dead and {infinite} with numbers that are not "
             f"finite. The dead have {spread([run['dead'] for run in dead])} of their ReLUs at zero for every image "
             f"and an accuracy of {spread([run['accuracy'] for run in dead])}. {same} of the "
             f"{len(dead)} say one and the same letter for every image, of which one in ten shows it. The lab's network "
@@ -420,17 +421,17 @@ def _divergence(plan, results):
         f"{before[0]:,.0f} to {after[0]:,.0f}, where 0 to 1 goes from {before[1]:.2f} to {after[1]:.2f}; after three "
         f"steps {dead_soon[0]} of the ReLUs are dead (with 0 to 1: {dead_soon[1]})."
     )
-    for place, mend in enumerate(found[0]["mends"]):
-        same = [sweep["mends"][place] for sweep in found]
-        if mend["scale"] == "0 to 255" and place > 0:  # the others stand in the rows of the learning rates
-            rows.append((mend["mend"], _inside(same), *[""] * (len(divergence.SCALES) - 1)))
+    for index, change in enumerate(found[0]["fixes"]):
+        same = [sweep["fixes"][index] for sweep in found]
+        if change["scale"] == "0 to 255" and index > 0:  # the others are in the rows of the learning rates
+            rows.append((change["fix"], _inside(same), *[""] * (len(divergence.SCALES) - 1)))
     steps = [
         f"step {moment['step'] + 1}: loss {moment['loss']:,.3g}, {percent(moment['dead'], 0)} dead, "
         f"{moment['gradients']['dense_1.weight']:,.3g} and {moment['gradients']['dense_2.weight']:,.3g}"
         for moment in raw[0]["snapshots"]
         if moment["step"] in (0, 1, 2, 5, 10) or moment is raw[0]["snapshots"][-1]
     ]
-    calm = [scaled[0]["snapshots"][place] for place in (0, -1)]
+    calm = [scaled[0]["snapshots"][index] for index in (0, -1)]
     sentences.append(
         f"Step by step (seed 0), with the lengths of the first and of the second layer's gradient: {'; '.join(steps)}. "
         f"With 0 to 1 the loss goes from {calm[0]['loss']:,.3g} to {calm[1]['loss']:,.3g}, the first layer's gradient "
@@ -456,7 +457,7 @@ def _divergence(plan, results):
 
 
 def _inside(runs):
-    """A cell: the same run over the seeds."""
+    """The text of a cell: the same run with every seed."""
     words = [divergence.outcome(run) for run in runs]
     outcome = ", ".join(f"{words.count(word)} {word}" if len(set(words)) > 1 else word for word in dict.fromkeys(words))
     return (
@@ -466,15 +467,15 @@ def _inside(runs):
 
 
 def _falling(plan, results):
-    """The same network in the table with two learning rates, if both are there."""
+    """The accuracy of the same network in the table with two learning rates, if both are there; or ""."""
     pair = ("dense", "dense_falling")
     if not {*pair} <= {*plan.models}:
         return ""
-    told = [
+    accuracies = [
         f"{percent(results[plan.table_trial(model).name]['test_accuracy'])} with {MODELS[model].training}"
         for model in pair
     ]
-    return f". In the table (one seed) the same network has {' and '.join(told)}"
+    return f". In the table (one seed) the same network has {' and '.join(accuracies)}"
 
 
 def _mean(values):

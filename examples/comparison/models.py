@@ -1,7 +1,7 @@
 """The networks that are compared, how each is trained, and what the lab got with it.
 
-The three networks of the lab's tasks 1 to 3 are trained as the lab trained them. Of the four others the lab kept
-nothing but the accuracy, so they get the plainest training there is.
+The three networks of the lab's tasks 1 to 3 are trained as in the lab. Of the four others only the lab's accuracy is
+known, so they are trained in the simplest way.
 """
 
 import math
@@ -18,7 +18,7 @@ class Model(NamedTuple):
 
     Attributes:
         network: a function of `minicnn.networks`.
-        optimizer: a function of the steps an epoch that gives a new optimizer.
+        optimizer: a function of the number of steps in an epoch that returns a new optimizer.
         training: the same in words.
         lab: the lab's test accuracy on notMNIST_large, in percent.
     """
@@ -51,7 +51,7 @@ MODELS = {
 
 
 def size(name):
-    """How many numbers a model learns, and its multiply-adds an image forward; no weights are made for it.
+    """How many parameters a model has, and the multiply-adds of its forward pass per image; no weights are made.
 
     >>> size("lenet5")
     (61706, 416520)
@@ -65,11 +65,11 @@ def size(name):
 
 
 def expected_seconds(name, trained, evaluated):
-    """Roughly how long a model takes on two cores: from its multiply-adds, for the progress bar only.
+    """About how long a model takes on two cores, estimated from its multiply-adds; only for the progress bar.
 
     Args:
-        trained: images trained on, each as often as it is.
-        evaluated: images that only go forward.
+        trained: how many images are trained on, each counted once for every epoch.
+        evaluated: how many images go through the forward pass only.
     """
     _, multiply_adds = size(name)
     return 0.1 + trained * (3 * multiply_adds / 4e10 + 6e-5) + evaluated * (multiply_adds / 6e10 + 1e-5)

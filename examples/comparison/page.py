@@ -1,4 +1,4 @@
-"""The report: what is printed at the end, and the same as a page with its pictures."""
+"""The report: as text, which is printed at the end, and as a page with pictures."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -14,17 +14,17 @@ INTRODUCTION = (
 
 
 def sections(plan, results):
-    """The `Section` of every experiment that was done: `{name: section}`."""
+    """The `Section` of every experiment of the plan: `{name: section}`."""
     return {name: EXPERIMENTS[name].read(plan, results) for name in plan.experiments}
 
 
 def in_short(plan, results, found):
-    """The answer to the lab's question in a few sentences: who is best, and why."""
-    return [tables.gist(plan, results), *(section.gist for section in found.values() if section.gist)]
+    """The answer to the lab's question in a few sentences: which model is best, and why."""
+    return [tables.summary(plan, results), *(section.summary for section in found.values() if section.summary)]
 
 
 def as_text(plan, results, what):
-    """The whole report for a terminal."""
+    """The complete report for a terminal."""
     found = sections(plan, results)
     lines = [f"THE COMPARISON, on {what}", ""]
     lines += [tables.as_text(tables.HEADER, tables.comparison(plan, results)), ""]
@@ -38,13 +38,13 @@ def as_text(plan, results, what):
 
 
 def as_markdown(plan, results, what, about, command, pictures):
-    """The whole report as a page.
+    """The complete report as a page.
 
     Args:
-        plan, results: what was done.
+        plan, results: the plan, and the results of its tasks.
         what: the data in words.
-        about: sentences on the run: the data, the split, the budget, the machine.
-        command: that makes the page.
+        about: sentences about the run: the data, the split, the budget, the software.
+        command: the one that makes the page.
         pictures: `{name: file name}`, relative to the page.
     """
     kind, found = what.split(",")[0], sections(plan, results)
@@ -65,13 +65,13 @@ def as_markdown(plan, results, what, about, command, pictures):
 
 
 def about(plan, source, settings):
-    """Sentences on the conditions of a run."""
+    """Sentences about the conditions of a run."""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else _count(plan.epochs, "epoch")
     split = "the lab's: ordered by class, the last tenth" if plan.ordered else "a tenth of every letter"
-    whole = " notMNIST_small has 18,724 images, notMNIST_large 529,114." if source.kind == "notMNIST" else ""
+    sizes = " notMNIST_small has 18,724 images, notMNIST_large 529,114." if source.kind == "notMNIST" else ""
     return [
         f"Images: {len(source.y):,} to train and validate on, {len(source.y_test):,} to test on; fingerprint "
-        f"{settings['images']}. Validation: {split}.{whole}",
+        f"{settings['images']}. Validation: {split}.{sizes}",
         f"Budget: {budget} for each model of the table, {_count(plan.experiment_epochs, 'epoch')} in the experiments, "
         f"batches of {plan.batch_size}; {_count(plan.seeds, 'seed')} an experiment. Ranges in brackets are the "
         "smallest and the largest of the seeds; ± is the 95 % interval of a mean difference over them (Student's t), "

@@ -1,4 +1,4 @@
-"""The pictures, by matplotlib (the extra `plots`). Every title says what the images were."""
+"""The pictures, drawn by matplotlib (the extra `plots`). Every title names the data."""
 
 import io
 import itertools
@@ -9,7 +9,7 @@ from PIL import Image
 from comparison import divergence, experiments, tables
 from comparison.statistics import difference, percent
 from minicnn import plots
-from minicnn.files import write_whole
+from minicnn.storage.files import atomic_write
 
 COLOURS = {
     "logistic_regression": "#7f7f7f",
@@ -25,12 +25,12 @@ DPI = 90  # a page needs no more, and the files stay small
 
 
 def draw_all(plan, results, what, folder):
-    """Draw what there are results for.
+    """Draw all pictures for which there are results.
 
     Args:
-        plan, results: what was done.
+        plan, results: the plan, and the results of its tasks.
         what: the data in words, for the titles.
-        folder: where to; must exist.
+        folder: of the pictures; it must exist.
 
     Returns:
         `{name: path}`; empty without matplotlib.
@@ -41,7 +41,7 @@ def draw_all(plan, results, what, folder):
     except ImportError:
         return {}
     made = {}
-    with matplotlib.rc_context({"legend.handlelength": 3.5}):  # so that a dashed line is seen to be one
+    with matplotlib.rc_context({"legend.handlelength": 3.5}):  # long enough to show that a line is dashed
         for name, (draw, wanted) in PICTURES.items():
             if wanted is not None and wanted not in plan.experiments:
                 continue
@@ -54,11 +54,11 @@ def draw_all(plan, results, what, folder):
 
 
 def _save(figure, path):
-    """A PNG of 128 colours, rare ones among them: a third of the bytes, and nobody sees it."""
+    """A PNG of 128 colours, rare ones included: a third of the bytes, and the eye sees no difference."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     few = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         few.save(file, "PNG", optimize=True)
 
 
@@ -66,8 +66,8 @@ def _accuracy(figure, plan, results):
     figure.set_size_inches(10, 4.5)
     by_size, by_time = figure.subplots(1, 2, sharey=True)
     sizes = [results[plan.table_trial(model).name]["parameters"] for model in plan.models]
-    for number, model in enumerate(plan.models):
-        beside = 1.2 ** sizes[:number].count(sizes[number])  # models of one size stand next to each other
+    for index, model in enumerate(plan.models):
+        beside = 1.2 ** sizes[:index].count(sizes[index])  # models of the same size are drawn side by side
         result = results[plan.table_trial(model).name]
         low, high = tables.interval(result)
         accuracy = result["test_accuracy"]
@@ -77,7 +77,7 @@ def _accuracy(figure, plan, results):
                 x,
                 100 * accuracy,
                 yerr=[[100 * (accuracy - low)], [100 * (high - accuracy)]],
-                fmt=MARKERS[number % len(MARKERS)],  # where intervals overlap, the marks still differ
+                fmt=MARKERS[index % len(MARKERS)],  # so that marks differ where intervals overlap
                 color=COLOURS[model],
                 capsize=3,
                 label=model,
@@ -123,13 +123,13 @@ def _kernels(figure, plan, results):
     from matplotlib.colors import LinearSegmentedColormap
 
     columns = 10
-    models = [model for model in plan.models if not model.startswith("dense")]  # those show next to nothing but noise
+    models = [model for model in plan.models if not model.startswith("dense")]  # their weights look like noise
     figure.set_size_inches(0.75 * columns + 1.6, 2.3 * len(models))
     signed = LinearSegmentedColormap.from_list("signed", plots.SIGNED)
-    for part, model in zip(figure.subfigures(len(models), 1, squeeze=False)[:, 0], models, strict=True):
+    for subfigure, model in zip(figure.subfigures(len(models), 1, squeeze=False)[:, 0], models, strict=True):
         kernels = dict(results[plan.table_trial(model).name]["kernels"])
         kernels["change"] = np.subtract(kernels["after"], kernels["before"])
-        grid = part.subplots(3, columns)
+        grid = subfigure.subplots(3, columns)
         for line, when in enumerate(("before", "after", "change")):
             for axes, kernel in itertools.zip_longest(grid[line], kernels[when][:columns]):
                 axes.set(xticks=[], yticks=[])
@@ -145,7 +145,7 @@ def _kernels(figure, plan, results):
 def _permuted(figure, plan, results):
     rows = [
         (model, plan.over_seeds(results, model), plan.over_seeds(results, model, permuted=True))
-        for model in plan.witnesses
+        for model in plan.reference_models
     ]
     _differences(figure, rows, "shuffled less in place")
 
@@ -153,10 +153,10 @@ def _permuted(figure, plan, results):
 def _moved(figure, plan, results):
     rows = []
     for model in plan.models:
-        if model not in plan.witnesses:
+        if model not in plan.reference_models:
             result = results[plan.table_trial(model).name]
             rows.append((model, [result["test_accuracy"]], [result["moved_accuracy"]]))
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         rows.append((model, plan.over_seeds(results, model), plan.over_seeds(results, model, "moved_accuracy")))
     _differences(figure, rows, "moved less in place")
 
@@ -164,27 +164,27 @@ def _moved(figure, plan, results):
 def _normalize(figure, plan, results):
     rows = [
         (model, plan.over_seeds(results, model), plan.over_seeds(results, model, normalized=True))
-        for model in plan.witnesses
+        for model in plan.reference_models
     ]
     _differences(figure, rows, "normalize(x, axis=1) less x / 255")
 
 
 def _differences(figure, rows, what):
-    """What a change does to each model, in points: the mean with its interval, and a dot a seed.
+    """The effect of a change on each model, in points: the mean with its interval, and a dot for each seed.
 
     Args:
-        figure: to draw in.
-        rows: (model, accuracies before, accuracies after), one a seed.
-        what: is taken from what.
+        figure: the figure to draw in.
+        rows: (model, accuracies before, accuracies after), one accuracy for each seed.
+        what: the two terms of the difference, in words.
     """
     figure.set_size_inches(7.5, 1.1 + 0.5 * len(rows))
     axes = figure.subplots()
-    for place, (model, before, after) in enumerate(rows):
+    for position, (model, before, after) in enumerate(rows):
         change = difference(after, before)
-        several = len(before) > 1  # one seed has no interval, and an empty mark
+        several = len(before) > 1  # with one seed there is no interval, and the mark is empty
         axes.errorbar(
             change.mean,
-            place,
+            position,
             xerr=change.half if several else None,
             fmt="o",
             color=COLOURS[model],
@@ -194,7 +194,7 @@ def _differences(figure, rows, what):
         )
         if several:
             axes.plot(
-                [100 * (b - a) for a, b in zip(before, after, strict=True)], [place + 0.2] * len(before), "k.", ms=4
+                [100 * (b - a) for a, b in zip(before, after, strict=True)], [position + 0.2] * len(before), "k.", ms=4
             )
     axes.set_yticks(
         range(len(rows)),
@@ -212,7 +212,7 @@ def _differences(figure, rows, what):
 def _amount(figure, plan, results):
     figure.set_size_inches(7, 4)
     axes = figure.subplots()
-    for model in plan.witnesses:
+    for model in plan.reference_models:
         found = experiments.amount_results(plan, results, model)
         amounts = list(found)
         means = [100 * np.mean(values) for values in found.values()]
@@ -262,14 +262,14 @@ def _ordered(figure, plan, results):
         "ordered": {"ordered": True},
         f"ordered, {100 * some:g} % of the Js left": {"ordered": True, "kept": some},
     }
-    for number, (name, variant) in enumerate(variants.items()):
+    for index, (name, variant) in enumerate(variants.items()):
         classes = 100 * np.mean(plan.over_seeds(results, "lenet5", "class_accuracy", **variant), axis=0)
-        letters.bar(np.arange(10) + (number - 1) * 0.28, classes, 0.28, label=name, alpha=0.75)
+        letters.bar(np.arange(10) + (index - 1) * 0.28, classes, 0.28, label=name, alpha=0.75)
         means = [
             100 * np.mean(plan.over_seeds(results, "lenet5", key, **variant))
             for key in ("train_accuracy", "val_accuracy", "test_accuracy")
         ]
-        split.bar(np.arange(3) + (number - 1) * 0.28, means, 0.28, alpha=0.75)
+        split.bar(np.arange(3) + (index - 1) * 0.28, means, 0.28, alpha=0.75)
     letters.set_xticks(np.arange(10), list("ABCDEFGHIJ"))
     letters.set(xlabel="letter of the test images", ylabel="recognised, %", ylim=(0, 100))
     split.set_xticks(np.arange(3), ["training", "validation", "test"])

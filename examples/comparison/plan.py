@@ -1,11 +1,11 @@
-"""What the user chose, and which trials follow from it."""
+"""What the user chose, and which trials that needs."""
 
 import math
 from typing import NamedTuple
 
 from comparison.trials import Trial
 
-WITNESSES = ("logistic_regression", "dense", "lenet5")  # light enough to be trained many times
+REFERENCE_MODELS = ("logistic_regression", "dense", "lenet5")  # small enough to be trained many times
 AMOUNTS = (100, 300, 1000, 3000, 10000, 30000, 100000)
 
 
@@ -18,11 +18,11 @@ class Plan(NamedTuple):
         epochs, minutes: the table's budget for each model, one of them None.
         experiment_epochs: the experiments' budget.
         seeds: how many seeds an experiment uses.
-        witnesses: names of the models that the experiments train again and again.
+        reference_models: names of the models that the experiments train, each many times.
         ordered: whether the table's split is the lab's.
-        batch_size: images a step.
-        divergence_steps: how long each run of the divergence experiment is.
-        train: how many images are left to train on.
+        batch_size: images per step.
+        divergence_steps: how many steps each run of the divergence experiment has.
+        train: how many images there are to train on.
     """
 
     models: tuple
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     minutes: float | None
     experiment_epochs: int
     seeds: int
-    witnesses: tuple
+    reference_models: tuple
     ordered: bool
     batch_size: int
     divergence_steps: int
@@ -44,21 +44,21 @@ class Plan(NamedTuple):
         return Trial("experiments", model, variant.pop("epochs", self.experiment_epochs), seed=seed, **variant)
 
     def amounts(self):
-        """Training-set sizes below the whole."""
+        """Sizes of training sets that are smaller than the complete one."""
         return [amount for amount in AMOUNTS if amount < 0.7 * self.train]
 
     def amount_trial(self, model, seed, amount):
-        """Few images, seen so often that the number of steps is about the same as with all."""
+        """Few images, and so many epochs that the number of steps is about the same as with all images."""
         steps = self.experiment_epochs * math.ceil(self.train / self.batch_size)
         epochs = round(steps / math.ceil(amount / self.batch_size))
         return self.trial(model, seed, images=amount, epochs=epochs)
 
     def seeded(self, results):
-        """The witnesses that were trained on the table's split with several seeds."""
+        """The reference models that were trained on the table's split with several seeds."""
         if self.seeds == 1 or self.ordered:
             return []
-        return [model for model in self.witnesses if self.trial(model, 0).name in results]
+        return [model for model in self.reference_models if self.trial(model, 0).name in results]
 
     def over_seeds(self, results, model, key="test_accuracy", **variant):
-        """One number a seed."""
+        """A list of one number for each seed."""
         return [results[self.trial(model, seed, **variant).name][key] for seed in range(self.seeds)]

@@ -1,21 +1,21 @@
-"""How sure a number is: intervals for an accuracy, for a difference over seeds, and for two models on one test set."""
+"""How certain a number is: intervals for an accuracy and for a difference over seeds, tests for two models."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-# Student's t for 95 %, two-sided, by degrees of freedom; from 10 on a little too wide.
+# Student's t for 95 %, two-sided, by degrees of freedom; from 10 on the interval is a little too wide.
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 def wilson(right, total, z=1.959964):
-    """The 95 % interval of a share, `right` of `total`.
+    """The 95 % interval of a fraction, `right` of `total`.
 
         centre = (p + z² / 2n) / (1 + z² / n)
         half   = z / (1 + z² / n) * sqrt(p (1 - p) / n + z² / 4n²)
 
-    Unlike `p ± 1.96 sqrt(p (1 - p) / n)` it never leaves [0, 1], and a perfect score has a width.
+    Unlike `p ± 1.96 sqrt(p (1 - p) / n)` it never leaves [0, 1], and its width is never 0.
 
     >>> [round(end, 3) for end in wilson(8, 10)]
     [0.49, 0.943]
@@ -23,9 +23,9 @@ def wilson(right, total, z=1.959964):
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     p = right / total
-    grown = 1 + z * z / total
-    centre = (p + z * z / (2 * total)) / grown
-    half = z / grown * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    centre = (p + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -38,7 +38,9 @@ class Difference(NamedTuple):
     def __str__(self):
         if not math.isfinite(self.half):
             return f"{self.mean:+.1f} (one seed)"
-        digits = 1 if abs(abs(self.mean) - self.half) >= 0.1 else 2  # where one digit leaves open on which side 0 is
+        digits = (
+            1 if abs(abs(self.mean) - self.half) >= 0.1 else 2
+        )  # two where one digit would not show whether 0 is inside
         return f"{self.mean:+.{digits}f} ± {self.half:.{digits}f}"
 
     def sentence(self, less, more, same):
@@ -51,7 +53,7 @@ class Difference(NamedTuple):
 
 
 def difference(a, b):
-    """`a - b` for shares that were measured with the same seeds, as a `Difference` in points.
+    """`a - b` for fractions that were measured with the same seeds, as a `Difference` in points.
 
     >>> print(difference([0.9, 0.92, 0.91], [0.8, 0.8, 0.81]))
     +10.7 ± 2.9
@@ -64,9 +66,10 @@ def difference(a, b):
 
 
 def t_test(a, b):
-    """The p of a mean difference over seeds, by Student's t: of one as large or larger, if there is none in truth.
+    """The p of a mean difference over seeds, by Student's t test.
 
-    With the angle `w = atan(|t| / sqrt(n))` and n degrees of freedom, the chance of a smaller one is
+    It is the probability of a difference as large or larger if the true difference is 0. With the angle
+    `w = atan(|t| / sqrt(n))` and n degrees of freedom, the probability of a smaller one is
 
         n even:  sin w (1 + 1/2 cos² w + 1·3/(2·4) cos⁴ w + ... up to cosⁿ⁻² w)
         n odd:   2/π (w + sin w (cos w + 2/3 cos³ w + ... up to cosⁿ⁻² w))
@@ -93,10 +96,10 @@ def t_test(a, b):
 def sign_test(a, b):
     """Two models on the same test images: `(only a right, only b right, p)`.
 
-    p is the chance of so uneven a division, or a more uneven one, if both were equally good.
+    p is the probability of a division at least as uneven, if both are equally good.
 
     Args:
-        a, b: texts of 0 and 1, image by image.
+        a, b: texts with 0 or 1 for each image.
 
     >>> sign_test("1111111100", "0000000000")
     (8, 0, 0.0078125)
@@ -109,7 +112,9 @@ def sign_test(a, b):
 
 
 def holm(chances):
-    """The p of several tests, made larger for their number; where one is below 0.05, so is the chance of any error.
+    """The p of several tests, corrected for their number.
+
+    If every difference with a p below 0.05 is called real, the probability of any mistake is below 0.05.
 
     >>> [round(p, 2) for p in holm([0.01, 0.5, 0.03])]
     [0.03, 0.5, 0.06]
@@ -123,17 +128,17 @@ def holm(chances):
     return adjusted
 
 
-def percent(share, digits=1):
-    """A share as a percentage."""
-    return f"{100 * share:.{digits}f} %"
+def percent(fraction, digits=1):
+    """A fraction as a percentage."""
+    return f"{100 * fraction:.{digits}f} %"
 
 
-def spread(shares, digits=1):
-    """The mean of shares over seeds, and their smallest and largest where they differ.
+def spread(fractions, digits=1):
+    """The mean of fractions over seeds, and the smallest and the largest where they differ.
 
     >>> spread([0.5, 0.6])
     '55.0 % (50.0 to 60.0)'
     """
-    low, high = (f"{100 * end:.{digits}f}" for end in (min(shares), max(shares)))
-    mean = percent(float(np.mean(shares)), digits)
+    low, high = (f"{100 * end:.{digits}f}" for end in (min(fractions), max(fractions)))
+    mean = percent(float(np.mean(fractions)), digits)
     return mean if low == high else f"{mean} ({low} to {high})"

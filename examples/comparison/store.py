@@ -1,8 +1,8 @@
-"""Results that survive: a folder with one JSON file a task, written whole when the task is done.
+"""Results that survive: a folder with a JSON file for each task, written atomically when the task is done.
 
-A task that is there already is not done again, so a comparison that was stopped goes on where it was. Every file
-holds the settings under which it was made. Other settings are refused before any work is done, or the task is
-done again where the user says so.
+A task whose file is there is not computed again, so a comparison that was stopped can be resumed. Every file holds the
+settings of its task. A file with other settings is refused before any work is done, or its task is computed again if
+the user wants that.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import minicnn as mc
-from minicnn.files import write_whole
+from minicnn.storage.files import atomic_write
 
 
 class Task(NamedTuple):
@@ -21,8 +21,9 @@ class Task(NamedTuple):
     Attributes:
         name: of its file.
         settings: a dict of plain values on which the result depends.
-        cost: roughly how many seconds it takes.
-        compute: a function of `advance`, which it may call with a share of the work done; returns a dict.
+        cost: about how many seconds it takes.
+        compute: a function of `advance`, which it may call with the fraction of work that it has just done; it returns
+            a dict.
     """
 
     name: str
@@ -32,11 +33,11 @@ class Task(NamedTuple):
 
 
 class Store:
-    """The folder.
+    """The folder of the results.
 
     Args:
         folder: made if it is missing.
-        again: whether results of other settings are replaced instead of refused.
+        again: whether results with other settings are replaced instead of refused.
     """
 
     def __init__(self, folder, again=False):
@@ -46,24 +47,24 @@ class Store:
     def path(self, task):
         return self.folder / "results" / f"{task.name}.json"
 
-    def done(self, task, say=print):
-        """The result of a task, or None if it has to be computed.
+    def load(self, task, say=print):
+        """The result of a task, or None if it must be computed.
 
         Raises:
-            InputError: there is one under other settings, and `again` is not wanted.
+            InputError: there is one with other settings, and `again` is False.
         """
         path = self.path(task)
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            settings, result = kept["settings"], kept["result"]
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            settings, result = saved["settings"], saved["result"]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"{path} cannot be read ({error!r}): it is done again")
+            say(f"{path} cannot be read ({error!r}): it is computed again")
             return None
         wanted = json.loads(json.dumps(task.settings))
         changed = [
-            f"{name} {_short(settings.get(name))} there and {_short(wanted.get(name))} here"
+            f"{name} {_short(settings.get(name))} instead of {_short(wanted.get(name))}"
             for name in sorted({*settings, *wanted})
             if settings.get(name) != wanted.get(name)
         ]
@@ -71,39 +72,39 @@ class Store:
             return result
         if not self.again:
             raise mc.InputError(
-                f"{path} was made with other settings: {', '.join(changed)}. Give another folder with --out, or "
-                f"--again to do anew what was made with other settings"
+                f"{path} was made with other settings: {', '.join(changed)}. Use another folder with --out, or "
+                f"--again to compute again what was made with other settings"
             )
-        say(f"{task.name} was made with other settings ({', '.join(changed)}): it is done again")
+        say(f"{task.name} was made with other settings ({', '.join(changed)}): it is computed again")
         return None
 
-    def keep(self, task, result):
-        """Write a result, whole or not at all."""
+    def save(self, task, result):
+        """Write a result atomically."""
         path = self.path(task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps({"settings": task.settings, "result": result}).encode())
 
 
 def _short(value):
-    """Enough of a setting to recognise it."""
+    """A setting as text, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def do_all(tasks, store, progress):
-    """Every task's result by its name; what is done already is taken from the store.
+def run_all(tasks, store, progress):
+    """The results of all tasks by name; a result that is in the store is not computed again.
 
     All settings are compared before the first task begins.
     """
-    results = {task.name: store.done(task, progress.say) for task in tasks}
+    results = {task.name: store.load(task, progress.say) for task in tasks}
     missing = [task for task in tasks if results[task.name] is None]
     progress.begin(len(tasks), tasks, missing)
     for task in missing:
         progress.start(task)
         started = time.perf_counter()
         result = task.compute(progress.advance)
-        store.keep(task, result)
+        store.save(task, result)
         results[task.name] = result
         progress.finish(task, result, time.perf_counter() - started)
     progress.close()

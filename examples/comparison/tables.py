@@ -25,7 +25,7 @@ HEADER = (
 
 
 def comparison(plan, results):
-    """The rows of the comparison, as texts under `HEADER`, in the order of the models."""
+    """The rows of the comparison as texts, with the columns of `HEADER`, in the order of the models."""
     rows = []
     for model in plan.models:
         result = results[plan.table_trial(model).name]
@@ -53,7 +53,7 @@ def interval(result):
 
 
 def comparison_csv(plan, results, what):
-    """The same with plain numbers, one line a model, and the data in every line."""
+    """The same as CSV with plain numbers: a line for each model, and the data in every line."""
     measured = ("parameters", "multiply_adds", "seconds_an_epoch", "epochs")
     measured += ("train_accuracy", "val_accuracy", "test_accuracy")
     rows = [["data", "model", *measured, "test_low", "test_high", "diverged", "lab_on_notmnist_large"]]
@@ -82,27 +82,27 @@ NOTE = (
 
 
 def sentences(plan, results):
-    """What the table does not say: which models differ by more than chance, and who would go on learning."""
+    """What the table does not show: which models differ by more than chance, and which would continue to learn."""
     found = {model: results[plan.table_trial(model).name] for model in plan.models}
-    order, said = _ranked(found), []
+    order, lines = _ranked(found), []
     if one := _of_one_seed(plan, results, found):
-        told = [
+        counts = [
             f"{better} {only_better:,}, {worse} {only_worse:,} ({_verdict(p)})"
             for (better, worse), (only_better, only_worse, p) in one.items()
         ]
-        said.append(
+        lines.append(
             f"Each with the next, between these two trained networks (one seed): how many of the "
             f"{found[order[0]]['test_images']:,} test images only the one and only the other had right (sign test, "
-            f"Holm's p for {_pairs(one)}): {'; '.join(told)}."
+            f"Holm's p for {_pairs(one)}): {'; '.join(counts)}."
         )
     if several := _of_several_seeds(plan, results):
-        told = [
+        leads = [
             f"{better} before {worse} by {change} points ({_verdict(p)})"
             for (better, worse), (change, p) in several.items()
         ]
-        said.append(
+        lines.append(
             f"Over {plan.seeds} seeds, each trained for {plan.experiment_epochs} epochs (t test, Holm's p for "
-            f"{_pairs(several)}): {'; '.join(told)}."
+            f"{_pairs(several)}): {'; '.join(leads)}."
         )
     rises = {}
     for model in order:
@@ -110,46 +110,46 @@ def sentences(plan, results):
         if len(course) > 1:
             rises[model] = 100 * (course[-1] - course[-2])
     if rises:
-        said.append(
+        lines.append(
             "Who would go on learning: in the last epoch the validation accuracy changed by "
             + ", ".join(f"{rise:+.1f} points ({model})" for model, rise in sorted(rises.items(), key=lambda x: -x[1]))
             + "."
         )
-    return said
+    return lines
 
 
-def gist(plan, results):
-    """Who is best, by how much, at what size, in one sentence."""
+def summary(plan, results):
+    """Which model is best, by how much and of what size, in one sentence."""
     found = {model: results[plan.table_trial(model).name] for model in plan.models}
     best, *others = _ranked(found)
     low, high = interval(found[best])
-    said = (
+    text = (
         f"Best on test: {best} with {percent(found[best]['test_accuracy'])} (one seed; {found[best]['test_images']:,} "
         f"test images leave {100 * low:.1f} to {100 * high:.1f} % open) and {found[best]['parameters']:,} parameters"
     )
     if others:
         second, last = others[0], others[-1]
         largest = max(others, key=lambda model: found[model]["parameters"])
-        said += f"; {second} follows with {percent(found[second]['test_accuracy'])}"
+        text += f"; {second} follows with {percent(found[second]['test_accuracy'])}"
         if (best, second) in (tests := _of_one_seed(plan, results, found)):
-            said += f" (between these two trained networks Holm's {_verdict(tests[best, second][2])})"
+            text += f" (between these two trained networks Holm's {_verdict(tests[best, second][2])})"
         elif (best, second) in (tests := _of_several_seeds(plan, results)):
             change, p = tests[best, second]
-            said += f" (over {plan.seeds} seeds {change} points, Holm's {_verdict(p)})"
+            text += f" (over {plan.seeds} seeds {change} points, Holm's {_verdict(p)})"
         if last != second:
-            said += f", {last} is last with {percent(found[last]['test_accuracy'])}"
+            text += f", {last} is last with {percent(found[last]['test_accuracy'])}"
         if largest not in (second, last) and found[largest]["parameters"] > found[best]["parameters"]:
-            said += (
+            text += (
                 f"; the largest, {largest}, has {percent(found[largest]['test_accuracy'])} with "
                 f"{found[largest]['parameters']:,} parameters"
             )
-    return said + "."
+    return text + "."
 
 
 def _of_one_seed(plan, results, found):
-    """Each model against the next: `{(better, worse): (only better right, only worse right, Holm's p)}`.
+    """Each model compared with the next: `{(better, worse): (only better right, only worse right, Holm's p)}`.
 
-    Witnesses are left out among themselves: several seeds say more than one.
+    Two reference models are not compared here, but with several seeds, which show more than one.
     """
     seeded = {*plan.seeded(results)}
     pairs = [pair for pair in itertools.pairwise(_ranked(found)) if not {*pair} <= seeded]
@@ -159,7 +159,7 @@ def _of_one_seed(plan, results, found):
 
 
 def _of_several_seeds(plan, results):
-    """Each witness against each: `{(better, worse): (difference, Holm's p)}`."""
+    """Each reference model compared with each: `{(better, worse): (difference, Holm's p)}`."""
     values = {model: plan.over_seeds(results, model) for model in plan.seeded(results)}
     pairs = list(itertools.combinations(sorted(values, key=lambda model: -np.mean(values[model])), 2))
     chances = holm([t_test(values[better], values[worse]) for better, worse in pairs])
@@ -174,7 +174,7 @@ def _ranked(found):
 
 
 def _verdict(p):
-    """A p that is corrected for the number of pairs, in words."""
+    """A p, which is corrected for the number of pairs, in words."""
     return f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}, {'they differ' if p < 0.05 else 'not told apart'}"
 
 
@@ -183,7 +183,7 @@ def _pairs(pairs):
 
 
 def as_text(header, rows):
-    """Columns that are aligned, numbers to the right."""
+    """A table as text: columns aligned, numbers on the right."""
     table = [header, *rows]
     widths = [max(len(str(row[column])) for row in table) for column in range(len(header))]
     right = [column > 0 and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
@@ -198,7 +198,7 @@ def as_text(header, rows):
 
 
 def as_markdown(header, rows):
-    """A Markdown table, numbers to the right."""
+    """A table in Markdown, numbers aligned on the right."""
     right = [column > 0 and all(_is_number(row[column]) for row in rows) for column in range(len(header))]
     lines = [header, ["---:" if to_right else "---" for to_right in right], *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

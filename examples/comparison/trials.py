@@ -1,4 +1,4 @@
-"""One trial: a model trained once, on one variant of the images, from one seed; and what is measured of it."""
+"""One trial: a model trained once, on one variant of the images, with one seed; and what is measured."""
 
 import dataclasses
 import math
@@ -14,16 +14,16 @@ from minicnn.datasets import LETTERS
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What tells one training from another.
+    """What distinguishes one training from another.
 
     Attributes:
-        part: "table" or "experiments"; the two have budgets of their own.
+        part: "table" or "experiments"; each has its own budget.
         model: a name of `MODELS`.
         epochs, minutes: the budget; one of them is None.
         seed: of the weights, the batches and the dropout.
         ordered, kept: the split, as in `data.split`.
         permuted: whether the pixels of all images are shuffled by one permutation.
-        normalized: whether the images are normalised by the lab's `normalize(x, axis=1)` instead of divided by 255.
+        normalized: whether the images are normalised with the lab's `normalize(x, axis=1)` instead of divided by 255.
         images: how many images to train on; None for all.
     """
 
@@ -51,12 +51,12 @@ class Trial:
         return "-".join([*parts, f"seed{self.seed}"])
 
 
-class Stopped(Exception):  # noqa: N818, no error: the user's wish
-    """Ctrl-C or SIGTERM came while a model was trained."""
+class Stopped(Exception):  # noqa: N818, not an error: the user wants it
+    """Ctrl-C or SIGTERM stopped the training of a model."""
 
 
 class Watch(mc.Callback):
-    """Counts the steps for the progress bar, and ends the training when its minutes are over."""
+    """Counts the steps for the progress bar, and stops the training when its minutes are over."""
 
     def __init__(self, minutes, advance):
         self.minutes, self.advance, self.steps = minutes, advance, 0
@@ -75,19 +75,19 @@ def run(trial, source, batch_size, advance=lambda: None):
     """Train and measure.
 
     Args:
-        trial: what to do.
+        trial: what to train.
         source: the images.
-        batch_size: images a step.
+        batch_size: images per step.
         advance: called after every step.
 
     Returns:
-        a dict of plain values, all that tables and pictures need.
+        a dict of plain values with everything that the tables and pictures need.
 
     Raises:
-        Stopped: the user does not want to wait.
+        Stopped: the user stopped the training.
     """
     sets = data.prepare(source, trial)
-    steps_an_epoch = math.ceil(len(sets.train[1]) / batch_size)
+    steps_per_epoch = math.ceil(len(sets.train[1]) / batch_size)
     model = MODELS[trial.model].network(seed=trial.seed)
     kernels = {"before": _kernels(model)}
     watch = Watch(trial.minutes, advance)
@@ -97,20 +97,20 @@ def run(trial, source, batch_size, advance=lambda: None):
             *sets.train,
             epochs=10**9 if trial.epochs is None else trial.epochs,
             batch_size=batch_size,
-            optimizer=MODELS[trial.model].optimizer(steps_an_epoch),
-            validation_data=sets.validation if trial.images is None else None,  # hundreds of short epochs else
+            optimizer=MODELS[trial.model].optimizer(steps_per_epoch),
+            validation_data=sets.validation if trial.images is None else None,  # few images: hundreds of short epochs
             callbacks=[watch],
             verbose=False,
         )
-    except mc.DivergenceError as error:  # a finding, not a failure: the table says so
+    except mc.DivergenceError as error:  # a result, not a failure: the table shows it
         result["diverged"], history = str(error), error.history
     if history.interrupted:
         raise Stopped
     kernels["after"] = _kernels(model)
     parameters, multiply_adds = size(trial.model)
-    epochs = watch.steps / steps_an_epoch
+    epochs = watch.steps / steps_per_epoch
     seconds = history.get("seconds", [])
-    measured_epochs = len(seconds) if result["diverged"] else epochs  # the last may be cut short by the minutes
+    measured_epochs = len(seconds) if result["diverged"] else epochs  # the minutes may have stopped the last one
     right = model.predict(sets.test[0]).argmax(axis=1) == sets.test[1]
     return result | {
         "parameters": parameters,
@@ -130,15 +130,15 @@ def run(trial, source, batch_size, advance=lambda: None):
         "test_accuracy": float(right.mean()),
         "moved_accuracy": model.evaluate(*sets.moved)[1],
         "class_accuracy": [float(right[sets.test[1] == label].mean()) for label in range(len(LETTERS))],
-        "right": "".join("01"[int(hit)] for hit in right),  # image by image, to compare two models
+        "right": "".join("01"[int(correct)] for correct in right),  # for each image, to compare two models
         "history": dict(history),
         "kernels": kernels,
     }
 
 
 def _kernels(model):
-    """The first layer's weights as pictures (F, height, width): kernels, or a weight for every pixel."""
+    """The weights of the first layer as pictures (F, height, width): kernels, or a weight for every pixel."""
     layer = next(layer for layer in model.layers if layer.parameters())
     weights = mc.to_numpy(layer.weight.value)
-    weights = weights[:10].reshape(-1, 28, 28) if weights.ndim == 2 else weights[:, 0]  # ten units are enough to see
+    weights = weights[:10].reshape(-1, 28, 28) if weights.ndim == 2 else weights[:, 0]  # the first ten units are enough
     return np.round(weights, 4).tolist()

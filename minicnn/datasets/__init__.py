@@ -1,4 +1,4 @@
-"""The data: real letters (notMNIST), letters drawn on the spot, and how to split them."""
+"""The data sets: real letters (notMNIST), synthetic letters, and how to split them."""
 
 from minicnn.datasets.letters import DESCRIPTION as LETTERS_DESCRIPTION
 from minicnn.datasets.letters import LETTERS, load_letters

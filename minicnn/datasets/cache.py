@@ -1,9 +1,9 @@
-"""Arrays kept on disk, so that the second start takes no time.
+"""A cache of arrays on disk, so that the second start takes no time.
 
-A cache is a folder of plain `.npy` files and their checksums, made under
-another name and renamed when it is whole. Two processes may make the same one
-at once: the first to finish wins. What is found broken is made again; where
-nothing can be written, work goes on without.
+A cache entry is a folder of plain `.npy` files and their checksums. It is made
+under a temporary name and renamed when it is complete. Two processes may make
+the same entry at the same time: the first to finish wins. A broken entry is
+made again. If nothing can be written, the program continues without a cache.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ import zlib
 
 import numpy as np
 
-from minicnn.files import cache_folder
+from minicnn.storage.files import cache_folder
 
-PIECE = 2**14  # rows written at a time
+CHUNK_ROWS = 2**14  # rows written at a time
 
 
 def cached(kind, key, make, use=True):
     """The arrays that `make()` returns, from the cache if they are there.
 
     Args:
-        kind: the sort of data, a word; names the folder.
-        key: everything that the arrays depend on, as a value that JSON can hold.
+        kind: the kind of data, one word; the name of the folder.
+        key: everything that the arrays depend on, as a value that JSON can store.
         make: a function without arguments that returns `{name: array or Rows}`.
         use: False to neither read nor write the cache.
 
@@ -40,7 +40,7 @@ def cached(kind, key, make, use=True):
         `{name: array}`; the arrays from the cache are read-only and memory-mapped.
     """
     if not use:
-        return _whole(make())
+        return _materialize(make())
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / kind / digest
     with contextlib.suppress(_BrokenError):
@@ -50,30 +50,30 @@ def cached(kind, key, make, use=True):
         _write(folder, arrays)
         return _read(folder)
     except (OSError, _BrokenError) as error:
-        warnings.warn(f"going on without a cache: {folder} cannot be written ({error})", stacklevel=3)
-    return _whole(arrays)
+        warnings.warn(f"continuing without a cache: {folder} cannot be written ({error})", stacklevel=3)
+    return _materialize(arrays)
 
 
-def _whole(arrays):
+def _materialize(arrays):
     return {name: array[:] for name, array in arrays.items()}
 
 
 class _BrokenError(Exception):
-    """There is no whole cache."""
+    """The cache entry is missing, incomplete or broken."""
 
 
 def _read(folder):
     try:
-        sums = json.loads((folder / "checksums.json").read_text())
-        if {path.name for path in folder.glob("*.npy")} != sums.keys():
-            raise ValueError("it holds other files than its list says")
-        for name, checksum in sums.items():
-            # Of the whole file: a header with a flipped bit can be a good header of another array.
+        checksums = json.loads((folder / "checksums.json").read_text())
+        if {path.name for path in folder.glob("*.npy")} != checksums.keys():
+            raise ValueError("its files differ from its list of checksums")
+        for name, checksum in checksums.items():
+            # The checksum covers the header too: one flipped bit can turn it into a valid header of another array.
             if _checksum(folder / name) != checksum:
                 raise ValueError(f"{name} is broken")
         load = functools.partial(np.load, mmap_mode="r", allow_pickle=False)
-        return {name.removesuffix(".npy"): load(folder / name).view(np.ndarray) for name in sums}
-    except Exception as error:  # whatever a broken file leads to, it is made again
+        return {name.removesuffix(".npy"): load(folder / name).view(np.ndarray) for name in checksums}
+    except Exception as error:  # a broken file can cause any error; the entry is made again
         raise _BrokenError(f"{folder} cannot be used: {error}") from error
 
 
@@ -88,11 +88,11 @@ def _write(folder, arrays):
     new = temporary / "new"
     try:
         new.mkdir()
-        sums = {f"{name}.npy": _write_array(new / f"{name}.npy", array) for name, array in arrays.items()}
-        (new / "checksums.json").write_text(json.dumps(sums))
+        checksums = {f"{name}.npy": _write_array(new / f"{name}.npy", array) for name, array in arrays.items()}
+        (new / "checksums.json").write_text(json.dumps(checksums))
         try:
             os.rename(new, folder)
-        except OSError:  # there is one already: another process's, or a broken one
+        except OSError:  # the folder exists already: another process made it, or it is broken
             try:
                 _read(folder)
             except _BrokenError:
@@ -103,14 +103,14 @@ def _write(folder, arrays):
 
 
 def _write_array(path, array):
-    """Write an array as `.npy`, a piece at a time; returns the checksum of the file."""
+    """Write an array as `.npy`, some rows at a time; returns the checksum of the file."""
     header = io.BytesIO()
-    form = {"descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape)}
-    np.lib.format.write_array_header_1_0(header, form)
-    rows = (np.ascontiguousarray(array[start : start + PIECE]) for start in range(0, array.shape[0], PIECE))
-    total = 0
+    fields = {"descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    rows = (np.ascontiguousarray(array[start : start + CHUNK_ROWS]) for start in range(0, array.shape[0], CHUNK_ROWS))
+    checksum = 0
     with open(path, "wb") as file:
-        for piece in itertools.chain([header.getvalue()], rows):
-            total = zlib.crc32(piece, total)
-            file.write(piece)
-    return total
+        for chunk in itertools.chain([header.getvalue()], rows):
+            checksum = zlib.crc32(chunk, checksum)
+            file.write(chunk)
+    return checksum

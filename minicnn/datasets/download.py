@@ -1,13 +1,14 @@
-"""Fetching notMNIST: several addresses, any of which may be down, slow, cut off or wrong.
+"""The download of notMNIST from several addresses, any of which may be down, slow, interrupted or wrong.
 
-An address is tried with time-outs and, where the trouble may pass, again
-after a pause, going on where the last try stopped. What arrives is believed
-only when its length and checksum are those of the original, or, where nobody
-states them, when it is whole by what it says itself. When nothing answers,
-the message says what to do by hand.
+Each address is tried with a time-out. After an error that may be temporary,
+it is tried again after a pause, and the download resumes where it stopped. A
+file is accepted only if its length and checksum are those of the original.
+For the IDX files no checksum is published: they are accepted if gzip's
+checksum and the size in the header are right. If every address fails, the
+error message tells the user how to continue without the download.
 
-A download library (pooch) was weighed: it verifies, but does not go on with a
-partial file, and would bring `requests` along for some forty lines saved.
+The library pooch was considered: it verifies files, but does not resume a
+partial download, and needs `requests`. It would save about forty lines.
 """
 
 import contextlib
@@ -20,25 +21,25 @@ import urllib.error
 import urllib.request
 from typing import NamedTuple
 
+from minicnn.core.errors import FileError
 from minicnn.datasets import idx
-from minicnn.errors import FileError
-from minicnn.files import cache_folder
+from minicnn.storage.files import cache_folder
 
-TIMEOUT = 20.0  # seconds without a byte after which a try is given up
-TRIES = 4  # of one address, where the trouble may pass
+TIMEOUT = 20.0  # seconds without data after which a try ends
+TRIES = 4  # of one address, after temporary errors
 PAUSE = 1.0  # seconds before the second try; doubled before each further one
-LARGEST = 2**30  # bytes taken where nobody says how many there are
-_PIECE = 2**16  # bytes read at a time
+MAX_SIZE = 2**30  # bytes accepted if the size of the file is not known
+_CHUNK_SIZE = 2**16  # bytes read at a time
 
 
 class Source(NamedTuple):
-    """One place from which a file can be had.
+    """One address of a file, and how to verify the file.
 
     Attributes:
         address: its URL.
-        file: the name under which it is kept.
-        size: in bytes, or None where it is not known.
-        checksum: (algorithm, hexadecimal digest), or None for an IDX file, which shows by itself whether it is whole.
+        file: the name under which it is stored in the cache folder.
+        size: in bytes, or None if it is not known.
+        checksum: (algorithm, hexadecimal digest), or None for an IDX file, which is verified by its own content.
     """
 
     address: str
@@ -76,28 +77,28 @@ DATA_SETS = {
             "c3f9e0862df000a897766593044e366a",
         )
     ],
-    # Nobody states a checksum for these; that they are whole is seen from gzip's own and from their counts.
+    # No checksum is published for these; they are verified by gzip's checksum and the size in their headers.
     "idx": [
-        [Source(f"{_IDX}{part}-ubyte.gz", f"notMNIST_idx/{part}-ubyte.gz", None, None)]
-        for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        [Source(f"{_IDX}{name}-ubyte.gz", f"notMNIST_idx/{name}-ubyte.gz", None, None)]
+        for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     ],
 }
 
 
-class _GoneWrongError(Exception):
-    """This address will not give the file."""
+class _PermanentError(Exception):
+    """This address cannot provide the file."""
 
 
-class _TryAgainError(Exception):
-    """This address may give the file later."""
+class _TemporaryError(Exception):
+    """This address may provide the file later."""
 
 
-class _NoSuchPartError(_TryAgainError):
-    """What was received before is no beginning of what this address has."""
+class _InvalidRangeError(_TemporaryError):
+    """The partial file is not the beginning of the file at this address."""
 
 
 def fetch(name):
-    """The files of a data set on this machine, downloaded if they are not here yet.
+    """The files of a data set on this machine, downloaded if they are not there yet.
 
     Args:
         name: "small", "large" or "idx".
@@ -106,32 +107,32 @@ def fetch(name):
         the path of the archive, or of the folder that holds the IDX files, in the cache folder.
 
     Raises:
-        FileError: no address gave the file; the message lists them with what each answered, says where to put a
-            file fetched by hand, and how to go on without.
+        FileError: no address provided the file. The message lists every address with its error, the path for a
+            file that the user downloads by hand, and how to continue without the file.
     """
     paths = [_fetch_file(name, sources) for sources in DATA_SETS[name]]
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
 def verify(path):
-    """Refuse what lies where downloads are kept and is not what it should be.
+    """Check that the downloaded files at a path are those of the original.
 
     Args:
-        path: a file or folder; one that is no download may be anything.
+        path: a file or folder; one that is not a download of `fetch` is not checked.
 
     Raises:
-        FileError: the file is broken, or is something else.
+        FileError: a file is broken, or is a different file.
     """
     for source in (source for files in DATA_SETS.values() for sources in files for source in sources):
         file = _folder() / source.file
         if path in (file, file.parent) and file.is_file():
-            trouble = _trouble(source, file)
-            if trouble:
-                raise FileError(f"{file} is broken or something else: {trouble}. Remove it, and it is downloaded again")
+            message = _verification_error(source, file)
+            if message:
+                raise FileError(f"{file} is broken or a different file: {message}. Remove it to download it again")
 
 
-def _trouble(source, path):
-    """What is wrong with a file that should be a source's, or None."""
+def _verification_error(source, path):
+    """The error message if the file is not the file of the source, or None."""
     if source.checksum:
         algorithm, expected = source.checksum
         with open(path, "rb") as file:
@@ -153,144 +154,144 @@ def _fetch_file(name, sources):
     for source in sources:
         if (folder / source.file).is_file():
             return folder / source.file
-    answers = []
+    errors = []
     for source in sources:
         path = folder / source.file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _only_one(path.with_name(path.name + ".lock")):
+            with _file_lock(path.with_name(path.name + ".lock")):
                 if not path.is_file():  # another process may have fetched it meanwhile
                     _download(source, path)
             return path
-        except _GoneWrongError as error:
-            answers.append(f"  {source.address}: {error}")
+        except _PermanentError as error:
+            errors.append(f"  {source.address}: {error}")
         except OSError as error:
-            raise FileError(f"cannot keep the download in {path}: {error.strerror or error}") from error
-    places = " or ".join(str(folder / file) for file in dict.fromkeys(source.file for source in sources))
+            raise FileError(f"cannot save the download in {path}: {error.strerror or error}") from error
+    targets = " or ".join(str(folder / file) for file in dict.fromkeys(source.file for source in sources))
     raise FileError(
-        f"notMNIST {name} could not be downloaded. Tried:\n" + "\n".join(answers) + "\n"
-        f"Fetch the file by hand and put it at {places}, or give the path where you have it. "
-        "Or go on with letters drawn on the spot: load_letters(), or --data letters"
+        f"notMNIST {name} could not be downloaded. Tried:\n" + "\n".join(errors) + "\n"
+        f"Download the file by hand and save it as {targets}, or give the path of your copy. "
+        "Or use synthetic letters: load_letters(), or --data letters"
     )
 
 
 def _download(source, path):
-    """One address, tried until the file is whole and right."""
+    """Try one address until the file is complete and verified."""
     partial = path.with_name(path.name + ".part")
-    pause, trouble = PAUSE, None
+    pause, last_error = PAUSE, None
     for attempt in range(TRIES):
         if attempt:
             time.sleep(pause)
             pause *= 2
         try:
             _transfer(source, partial)
-        except _TryAgainError as error:
-            trouble = error
+        except _TemporaryError as error:
+            last_error = error
             continue
-        wrong = _trouble(source, partial)
-        if wrong:
+        message = _verification_error(source, partial)
+        if message:
             partial.unlink()
-            raise _GoneWrongError(f"another file: {wrong}")
+            raise _PermanentError(f"a different file: {message}")
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
         return
-    raise _GoneWrongError(f"{trouble} ({TRIES} tries)")
+    raise _PermanentError(f"{last_error} ({TRIES} tries)")
 
 
 def _transfer(source, partial):
-    """One try: go on with what is there; at the end the file is whole."""
-    done = partial.stat().st_size if partial.exists() else 0
-    if source.size is not None and done > source.size:
+    """One try: resume the partial file; it is complete if no error is raised."""
+    received = partial.stat().st_size if partial.exists() else 0
+    if source.size is not None and received > source.size:
         partial.unlink()
-        done = 0
-    if done and done == source.size:
+        received = 0
+    if received and received == source.size:
         return
     request = urllib.request.Request(source.address, headers={"User-Agent": "minicnn", "Accept-Encoding": "identity"})
-    if done:
-        request.add_header("Range", f"bytes={done}-")
+    if received:
+        request.add_header("Range", f"bytes={received}-")
     try:
-        with _network():
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except _NoSuchPartError:
+        with _network_errors():
+            response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except _InvalidRangeError:
         partial.unlink(missing_ok=True)
         raise
-    with answer:
-        with _network():
-            total = _total(answer, done)
+    with response:
+        with _network_errors():
+            total = _total_size(response, received)
         if source.size is not None and total not in (None, source.size):
-            raise _GoneWrongError(f"a file of {total} bytes, the original has {source.size}")
-        if done and answer.status != 206:  # it starts again from the beginning
-            done = 0
+            raise _PermanentError(f"the file has {total} bytes, the original has {source.size}")
+        if received and response.status != 206:  # the server sends the file from the beginning
+            received = 0
         total = source.size if source.size is not None else total
-        received = _receive(answer, partial, done, total, source.file)
+        received = _receive(response, partial, received, total, source.file)
     if total is not None and received < total:
-        raise _TryAgainError(f"cut off after {received} of {total} bytes")
+        raise _TemporaryError(f"the connection ended after {received} of {total} bytes")
 
 
 @contextlib.contextmanager
-def _network():
-    """A block in which the network can fail and no file can: what it raises says whether the trouble may pass."""
+def _network_errors():
+    """A block that uses only the network: its errors become a `_TemporaryError` or a `_PermanentError`."""
     try:
         yield
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
-            raise _NoSuchPartError("it has less than was received before") from None
-        kind = _TryAgainError if error.code in (408, 425, 429) or error.code >= 500 else _GoneWrongError
-        raise kind(f"it answers {error.code} {error.reason}") from None
+            raise _InvalidRangeError("the partial file is longer than the file of the server") from None
+        error_class = _TemporaryError if error.code in (408, 425, 429) or error.code >= 500 else _PermanentError
+        raise error_class(f"the server answered {error.code} {error.reason}") from None
     except TimeoutError:
-        raise _TryAgainError(f"no byte for {TIMEOUT:g} seconds") from None
+        raise _TemporaryError(f"no data for {TIMEOUT:g} seconds") from None
     except urllib.error.URLError as error:
-        raise _TryAgainError(f"it cannot be reached: {error.reason}") from None
+        raise _TemporaryError(f"the server cannot be reached: {error.reason}") from None
     except (ValueError, http.client.InvalidURL) as error:
-        raise _GoneWrongError(f"it redirects to what is no address, or says what is no length: {error}") from None
+        raise _PermanentError(f"the redirect is not a valid address, or the length is not a number: {error}") from None
     except (http.client.HTTPException, OSError) as error:
-        raise _TryAgainError(f"the connection broke: {error!r}") from None
+        raise _TemporaryError(f"the connection failed: {error!r}") from None
 
 
-def _total(answer, done):
-    """How many bytes the whole file has, as far as the answer tells."""
-    if answer.status == 206:
-        spoken = answer.headers.get("Content-Range", "")  # such as "bytes 100-199/200"
-        start, total = spoken.removeprefix("bytes ").partition("-")[0], spoken.rpartition("/")[2]
-        if start != str(done):
-            raise _GoneWrongError(f"asked for the rest from byte {done}, it sends {spoken!r}")
+def _total_size(response, received):
+    """The size of the complete file in bytes, or None if the headers of the response do not contain it."""
+    if response.status == 206:
+        content_range = response.headers.get("Content-Range", "")  # such as "bytes 100-199/200"
+        start, total = content_range.removeprefix("bytes ").partition("-")[0], content_range.rpartition("/")[2]
+        if start != str(received):
+            raise _PermanentError(f"requested the rest from byte {received}, the server sent {content_range!r}")
         return int(total) if total.isdigit() else None
-    length = answer.headers.get("Content-Length", "")
+    length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None
 
 
-def _receive(answer, partial, done, total, title):
-    """Append what comes to the partial file; how many bytes it then has. Never more than it should have."""
+def _receive(response, partial, received, total, title):
+    """Append the received data to the partial file, and return its new size, which is never more than `total`."""
     from tqdm import tqdm
 
-    bar = tqdm(
+    progress_bar = tqdm(
         total=total,
-        initial=done,
+        initial=received,
         desc=f"fetching {title}",
         unit="B",
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     )
-    with open(partial, "r+b" if done else "wb") as file, bar:
-        file.seek(done)
+    with open(partial, "r+b" if received else "wb") as file, progress_bar:
+        file.seek(received)
         while True:
-            with _network():
-                piece = answer.read(_PIECE)
-            if not piece:
-                return done
-            done += len(piece)
-            if done > (LARGEST if total is None else total):
+            with _network_errors():
+                chunk = response.read(_CHUNK_SIZE)
+            if not chunk:
+                return received
+            received += len(chunk)
+            if received > (MAX_SIZE if total is None else total):
                 file.truncate(0)
-                raise _GoneWrongError(f"it sends more than the {total or LARGEST} bytes of the file")
-            file.write(piece)
-            bar.update(len(piece))
+                raise _PermanentError(f"the server sends more than the {total or MAX_SIZE} bytes of the file")
+            file.write(chunk)
+            progress_bar.update(len(chunk))
 
 
 @contextlib.contextmanager
-def _only_one(path):
-    """A block that one process at a time is in; the others wait. Where the system has no such locks, all go on."""
+def _file_lock(path):
+    """A block that only one process at a time can enter; the others wait. On Windows, no process waits."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -299,7 +300,7 @@ def _only_one(path):
     while True:
         with open(path, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, path):  # who was in the block has removed it; another may have made a new one
+            if not _is_same_file(file, path):  # the last process removed it, and another may have made a new one
                 continue
             try:
                 yield
@@ -308,7 +309,7 @@ def _only_one(path):
             return
 
 
-def _is_at(file, path):
+def _is_same_file(file, path):
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     return False

@@ -1,8 +1,9 @@
-"""MNIST's IDX format: an array of bytes behind a header that says its shape.
+"""MNIST's IDX format: an array of bytes after a header with its shape.
 
-Two zero bytes, the type 8 (bytes), the number of dimensions, their sizes as four bytes each, then the array; as it is
-or gzipped. A data set is two such files: images (N, 28, 28) and labels (N,). All that the headers and labels say is
-checked before a pixel is read, so that a file that lies takes no memory.
+The header has two zero bytes, the type 8 (bytes), the number of dimensions, and their sizes as four bytes each. The
+array follows. The file may be compressed with gzip. A data set consists of two such files: images (N, 28, 28) and
+labels (N,). The headers and the labels are checked before the pixels are read, so that a file with a false header
+does not fill the memory.
 
 Source: LeCun, Cortes & Burges, "The MNIST database of handwritten digits", 1998.
 """
@@ -14,17 +15,17 @@ import struct
 
 import numpy as np
 
+from minicnn.core.errors import FileError
 from minicnn.datasets.letters import LETTERS
-from minicnn.errors import FileError
-from minicnn.files import reading
+from minicnn.storage.files import reading
 
 SIDE = 28  # pixels
-MOST_IMAGES = 2**21  # four times those of the largest notMNIST; more is a trap for the memory
-_PIECE = 2**20  # bytes read at a time
+MAX_IMAGES = 2**21  # four times the largest notMNIST; a file that claims more is meant to fill the memory
+_CHUNK_SIZE = 2**20  # bytes read at a time
 
 
 def pairs(path):
-    """The (images, labels) files of MNIST's format at a path: none, one pair, or the training and the test pair."""
+    """The (images, labels) files in MNIST's format at a path: no pair, one, or a training pair and a test pair."""
     if path.is_dir():
         with reading(path, "a folder"):
             files = sorted(path.iterdir())
@@ -37,12 +38,12 @@ def pairs(path):
     for file in images:
         labels = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
         other = labels.with_suffix("") if labels.suffix == ".gz" else labels.with_name(labels.name + ".gz")
-        beside = next((candidate for candidate in (labels, other) if candidate.exists()), None)
-        if not file.exists() or beside is None:
-            raise FileError(f"IDX needs two files: {file} and {labels.name} beside it")
-        found.append((file, beside))
+        existing = next((candidate for candidate in (labels, other) if candidate.exists()), None)
+        if not file.exists() or existing is None:
+            raise FileError(f"IDX needs two files: {file}, and {labels.name} in the same folder")
+        found.append((file, existing))
     if len(found) > 2:
-        raise FileError(f"{path} holds {len(found)} pairs of IDX files: name the images file of one of them")
+        raise FileError(f"{path} contains {len(found)} pairs of IDX files: give the path of one images file")
     return sorted(found, key=lambda pair: "train" not in pair[0].name)
 
 
@@ -50,83 +51,84 @@ def read_pair(images_path, labels_path):
     """The images (N, 28, 28) uint8 and the labels (N,) int64 of a pair of files.
 
     Raises:
-        FileError: a file is cut, broken or something else, or the two do not belong to each other or to notMNIST.
+        FileError: a file is truncated, broken or another kind of file, or the two files do not belong together, or
+            they are not notMNIST.
     """
     count, label_count = image_count(images_path), _shape(labels_path, 1)[0]
     if count != label_count:
-        raise FileError(f"{images_path} holds {count} images and {labels_path} {label_count} labels")
-    if not 0 < count <= MOST_IMAGES:
-        raise FileError(f"{images_path} holds {count} images, a data set from 1 to {MOST_IMAGES}")
+        raise FileError(f"{images_path} contains {count} images, but {labels_path} contains {label_count} labels")
+    if not 0 < count <= MAX_IMAGES:
+        raise FileError(f"{images_path} contains {count} images, a data set contains 1 to {MAX_IMAGES}")
     labels = _read(labels_path, 1).astype(np.int64)
     if labels.max() >= len(LETTERS):
-        raise FileError(f"{labels_path} holds the label {labels.max()}: they run from 0 (A) to 9 (J)")
+        raise FileError(f"{labels_path} contains the label {labels.max()}: labels go from 0 (A) to 9 (J)")
     check_every_letter(labels_path, labels)
     return _read(images_path, 3), labels
 
 
 def image_count(path):
-    """How many images a file claims to hold."""
+    """The number of images according to the header of a file."""
     return _shape(path, 3)[0]
 
 
 def check_every_letter(path, labels):
-    """Refuse a data set in which a letter is missing."""
+    """Raise a FileError if a data set has no image of one of the letters."""
     missing = [letter for letter, count in zip(LETTERS, np.bincount(labels, minlength=10), strict=True) if not count]
     if missing:
-        raise FileError(f"{path} has no image of {', '.join(missing)}: the data set is not whole")
+        raise FileError(f"{path} has no image of {', '.join(missing)}: the data set is incomplete")
 
 
 def check(path, dimensions):
-    """Refuse a file of images (3 dimensions) or labels (1) that is not whole; nothing of it is kept.
+    """Check that a file of images (3 dimensions) or labels (1) is complete, without storing its content.
 
     Raises:
-        FileError: what is wrong with it.
+        FileError: the file is truncated, broken or another kind of file.
     """
-    for _ in _pieces(path, dimensions):
+    for _ in _chunks(path, dimensions):
         pass
 
 
 def _read(path, dimensions):
-    data = bytearray()  # grows with what is there, not with what the header claims
-    for piece in _pieces(path, dimensions):
-        data += piece
+    data = bytearray()  # grows with the data that is read, not with the size in the header
+    for chunk in _chunks(path, dimensions):
+        data += chunk
     return np.frombuffer(data, dtype=np.uint8).reshape(_shape(path, dimensions))
 
 
 def _shape(path, dimensions):
-    with _behind_header(path, dimensions) as (_, shape):
+    with _open_after_header(path, dimensions) as (_, shape):
         return shape
 
 
-def _pieces(path, dimensions):
-    """The bytes of the array; at their end it is known that they are all."""
-    with _behind_header(path, dimensions) as (file, shape):
-        size = left = math.prod(shape)
-        while piece := file.read(min(_PIECE, left + 1)):
-            left -= len(piece)
-            if left < 0:
+def _chunks(path, dimensions):
+    """The bytes of the array; a FileError at the end if there are fewer or more than the header claims."""
+    with _open_after_header(path, dimensions) as (file, shape):
+        size = remaining = math.prod(shape)
+        while chunk := file.read(min(_CHUNK_SIZE, remaining + 1)):
+            remaining -= len(chunk)
+            if remaining < 0:
                 break
-            yield piece
-        if left:
-            holds = "more" if left < 0 else f"{size - left}"
-            raise FileError(f"{path} claims an array {shape} of {size} bytes and holds {holds}")
+            yield chunk
+        if remaining:
+            found = "more" if remaining < 0 else f"{size - remaining}"
+            raise FileError(f"{path} claims an array {shape} of {size} bytes, but contains {found}")
 
 
 @contextlib.contextmanager
-def _behind_header(path, dimensions):
-    """A file, open behind its header, and the shape that the header claims."""
-    with reading(path, "a whole IDX file"), open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
+def _open_after_header(path, dimensions):
+    """An open file, positioned after its header, and the shape in the header."""
+    with reading(path, "a complete IDX file"), open(path, "rb") as raw:
+        is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        file = gzip.GzipFile(fileobj=raw) if packed else raw
-        wanted = bytes([0, 0, 8, dimensions])
+        file = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        expected = bytes([0, 0, 8, dimensions])
         magic = file.read(4)
-        if magic != wanted:
-            raise FileError(f"{path} starts with {magic.hex()}, IDX of bytes with {wanted.hex()}")
+        if magic != expected:
+            raise FileError(f"{path} starts with {magic.hex()}, an IDX file of bytes starts with {expected.hex()}")
         sizes = file.read(4 * dimensions)
         if len(sizes) < 4 * dimensions:
-            raise FileError(f"{path} ends within its header")
+            raise FileError(f"{path} ends inside its header")
         shape = struct.unpack(f">{dimensions}I", sizes)
         if dimensions == 3 and shape[1:] != (SIDE, SIDE):
-            raise FileError(f"{path} holds images of {shape[1:]} pixels, notMNIST's are {SIDE} x {SIDE}")
+            raise FileError(f"{path} contains images of {shape[1:]} pixels, notMNIST's have {SIDE} x {SIDE}")
         yield file, shape

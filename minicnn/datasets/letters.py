@@ -1,10 +1,11 @@
-"""Letters drawn on the spot: data that needs no download.
+"""Synthetic letters: data that is drawn by the program and needs no download.
 
-The letters A to J in every font at hand, each drawn large, made bolder or
-lighter, slanted, turned and bent at random, sometimes as an outline only, and
-then fitted to 28 x 28 pixels from edge to edge, light on dark, as notMNIST's
-are. They are synthetic, and easier than real ones: an accuracy on them says
-so wherever it is printed.
+The letters A to J are drawn in every available font, large at first. Each one
+is made bolder or lighter, rotated, sheared, scaled and warped at random, and
+is sometimes only an outline. Then it is scaled to an image of 28 x 28 pixels
+that it fills from edge to edge, light on dark, as in notMNIST. Synthetic
+letters are easier than real ones, so an accuracy on them is always printed
+together with the name "synthetic letters".
 """
 
 import hashlib
@@ -15,15 +16,15 @@ import warnings
 
 import numpy as np
 
-from minicnn.checks import whole_number
+from minicnn.core.checks import check_integer
+from minicnn.core.errors import FileError
 from minicnn.datasets.cache import cached
-from minicnn.errors import FileError
 
 LETTERS = "ABCDEFGHIJ"
 DESCRIPTION = "synthetic letters A to J, drawn from the fonts at hand"
-_FORMAT = 1  # of the drawing: another number makes old caches void
-_SIZE = 72  # of the font, in pixels: large, then made small, so that edges come out grey
-_CANVAS = 128
+_FORMAT = 1  # version of the drawing code: a new number makes old caches invalid
+_SIZE = 72  # of the font, in pixels: large, then scaled down, so that edges become grey
+_CANVAS = 128  # pixels
 _SYMBOLS = (
     "cmsy",
     "cmex",
@@ -39,22 +40,22 @@ _SYMBOLS = (
 def load_letters(train=10000, test=2000, seed=0, fonts=None, cache=True):
     """Synthetic letters A to J: `(x_train, y_train), (x_test, y_test)`.
 
-    The fonts are Pillow's own, matplotlib's where it is installed, and those of a folder that the caller names.
-    With four fonts or more, the test letters come from fonts that the training letters never showed.
+    The fonts are Pillow's own, those of matplotlib if it is installed, and those in the folder `fonts`. With four
+    fonts or more, the test letters come from fonts that are not used for the training letters.
 
     Args:
-        train, test: how many letters of each kind.
-        seed: of every variation. The same seed, fonts and Pillow give the same bits.
-        fonts: a folder of .ttf and .otf files to draw from besides, or None.
-        cache: keep the letters on disk and read them from there the next time.
+        train, test: the number of training and of test letters.
+        seed: of all random choices. The same seed, fonts and version of Pillow produce the same bits.
+        fonts: a folder of additional .ttf and .otf files, or None.
+        cache: store the letters on disk and read them from there the next time.
 
     Returns:
-        images: uint8 (N, 28, 28), from 0 (dark ground) to 255 (light letter).
+        images: uint8 (N, 28, 28), from 0 (dark background) to 255 (light letter).
         labels: int64 (N,), 0 for A to 9 for J, all equally frequent, shuffled.
 
     Raises:
-        FileError: `fonts` is no folder, or has no font with the letters A to J.
-        InputError: `train` or `test` is no whole number of at least 1.
+        FileError: `fonts` is not a folder, or has no font with the letters A to J.
+        InputError: `train` or `test` is not an integer of at least 1, or `seed` not one of at least 0.
 
     >>> (x_train, y_train), (x_test, y_test) = load_letters(train=100, test=20, cache=False)
     >>> x_train.shape, x_train.dtype, y_test.shape
@@ -62,14 +63,14 @@ def load_letters(train=10000, test=2000, seed=0, fonts=None, cache=True):
     """
     import PIL
 
-    train = whole_number(train, "train", "load_letters")
-    test = whole_number(test, "test", "load_letters")
-    seed = whole_number(seed, "seed", "load_letters", least=0)
+    train = check_integer(train, "train", "load_letters")
+    test = check_integer(test, "test", "load_letters")
+    seed = check_integer(seed, "seed", "load_letters", minimum=0)
     found = _fonts(fonts)
     key = [_FORMAT, PIL.__version__, np.__version__, train, test, seed, [digest for _, digest, _ in found]]
 
     def make():
-        train_fonts, test_fonts = _divided([font for _, _, font in found], np.random.default_rng([seed, 2]))
+        train_fonts, test_fonts = _split_fonts([font for _, _, font in found], np.random.default_rng([seed, 2]))
         x_train, y_train = _draw(train, train_fonts, np.random.default_rng([seed, 0]))
         x_test, y_test = _draw(test, test_fonts, np.random.default_rng([seed, 1]))
         return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
@@ -79,7 +80,7 @@ def load_letters(train=10000, test=2000, seed=0, fonts=None, cache=True):
 
 
 def _fonts(folder):
-    """The fonts at hand: (name, digest of the file, Pillow font), in an order that does not change."""
+    """The available fonts: (name, digest of the file, Pillow font), in an order that does not change."""
     from PIL import ImageFont
 
     default = ImageFont.load_default(_SIZE)
@@ -93,7 +94,7 @@ def _fonts(folder):
     if folder is not None:
         folder = pathlib.Path(folder)
         if not folder.is_dir():
-            raise FileError(f"{folder} is no folder: give the folder that holds the .ttf or .otf files")
+            raise FileError(f"{folder} is not a folder: give the folder that contains the .ttf or .otf files")
         own = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".ttf", ".otf"))
     usable = 0
     for path in paths + own:
@@ -102,20 +103,20 @@ def _fonts(folder):
             font = ImageFont.truetype(io.BytesIO(data), _SIZE)
             shapes = {font.getmask(letter).getbbox() and bytes(font.getmask(letter)) for letter in LETTERS}
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is left out: it cannot be read as a font ({error})", stacklevel=3)
+            warnings.warn(f"{path} is skipped: it cannot be read as a font ({error})", stacklevel=3)
             continue
         if len(shapes) < len(LETTERS) or None in shapes:
-            warnings.warn(f"{path} is left out: it does not have the letters A to J", stacklevel=3)
+            warnings.warn(f"{path} is skipped: it does not have the letters A to J", stacklevel=3)
             continue
         usable += path in own
         found.append((path.name, hashlib.sha256(data).hexdigest(), font))
     if folder is not None and not usable:
-        raise FileError(f"{folder} holds no font (.ttf, .otf) with the letters A to J")
+        raise FileError(f"{folder} contains no font (.ttf, .otf) with the letters A to J")
     return found
 
 
-def _divided(fonts, rng):
-    """Fonts for training and for testing: different ones where there are at least four."""
+def _split_fonts(fonts, rng):
+    """Fonts for training and for testing: different ones if there are at least four."""
     if len(fonts) < 4:
         return fonts, fonts
     order = rng.permutation(len(fonts))
@@ -124,29 +125,29 @@ def _divided(fonts, rng):
 
 
 def _draw(count, fonts, rng):
-    """So many letters, all classes equally frequent, in random order."""
+    """`count` letters, all classes equally frequent, in random order."""
     images = np.empty((count, 28, 28), dtype=np.uint8)
     labels = rng.permutation(np.arange(count) % len(LETTERS))
-    masters = {}
+    templates = {}
     for i, label in enumerate(labels):
         font = int(rng.integers(len(fonts)))
         stroke = int(rng.choice([0, 0, 0, 1, 2, 3, 4]))
         outline = stroke > 1 and rng.random() < 0.3
         key = font, int(label), stroke, outline
-        if key not in masters:
-            masters[key] = _master(fonts[font], LETTERS[label], stroke, outline)
-        images[i] = _varied(masters[key], rng)
+        if key not in templates:
+            templates[key] = _draw_template(fonts[font], LETTERS[label], stroke, outline)
+        images[i] = _distort(templates[key], rng)
     return images, labels.astype(np.int64)
 
 
-def _master(font, letter, stroke, outline):
-    """A letter drawn large in the middle of a canvas: bold by its stroke, or nothing but the stroke."""
+def _draw_template(font, letter, stroke, outline):
+    """A letter drawn large in the center of a canvas: made bold by its stroke, or only the stroke."""
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (_CANVAS, _CANVAS))
-    middle = _CANVAS / 2
+    center = _CANVAS / 2
     ImageDraw.Draw(image).text(
-        (middle, middle),
+        (center, center),
         letter,
         font=font,
         anchor="mm",
@@ -157,40 +158,40 @@ def _master(font, letter, stroke, outline):
     return image
 
 
-def _varied(master, rng):
-    """The letter turned, slanted, stretched and bent, then fitted to 28 x 28 from edge to edge."""
+def _distort(template, rng):
+    """The letter rotated, sheared, scaled and warped, then scaled so that its longer side has 28 pixels."""
     from PIL import Image, ImageFilter
 
     if rng.random() < 0.15:
-        master = master.filter(ImageFilter.MinFilter(3))  # lighter than the font is
-    angle, slant = rng.normal(0, 0.25), rng.normal(0, 0.3)
-    wide, high = np.exp(rng.normal(0, 0.25, size=2))
+        template = template.filter(ImageFilter.MinFilter(3))  # thinner strokes than in the font
+    angle, shear = rng.normal(0, 0.25), rng.normal(0, 0.3)
+    scale_x, scale_y = np.exp(rng.normal(0, 0.25, size=2))
     cos, sin = np.cos(angle), np.sin(angle)
-    matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1 / wide, slant], [0, 1 / high]])
+    matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1 / scale_x, shear], [0, 1 / scale_y]])
     corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * (_CANVAS / 2)
     corners = corners @ matrix.T * 1.1 + rng.normal(0, 10, size=(4, 2)) + _CANVAS / 2
-    image = master.transform(
+    image = template.transform(
         (_CANVAS, _CANVAS), Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BILINEAR
     )
     box = image.getbbox() or (0, 0, _CANVAS, _CANVAS)
-    wide, high = box[2] - box[0], box[3] - box[1]
-    scale = 28 / max(wide, high)
-    size = max(1, round(wide * scale)), max(1, round(high * scale))
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = 28 / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     small = image.resize(size, Image.Resampling.BOX, box=box)
     fitted = Image.new("L", (28, 28))
     fitted.paste(small, ((28 - size[0]) // 2, (28 - size[1]) // 2))
-    return _decorated(np.asarray(fitted, dtype=np.float32), rng)
+    return _add_artifacts(np.asarray(fitted, dtype=np.float32), rng)
 
 
-def _decorated(pixels, rng):
-    """What fonts do to letters: negatives, stripes, pieces cut out, worn print."""
+def _add_artifacts(pixels, rng):
+    """Artifacts as in decorative fonts: negatives, stripes, missing pieces, low contrast with noise."""
     style = rng.random()
-    if style < 0.1:  # dark on a light ground
+    if style < 0.1:  # dark on a light background
         pixels = 255 - pixels
-    elif style < 0.2:  # stripes, straight or slanted
+    elif style < 0.2:  # stripes, horizontal or diagonal
         row, column = np.indices(pixels.shape)
-        period, lean = rng.integers(3, 7), rng.integers(-1, 2)
-        pixels = pixels * ((row + lean * column) % period > 0)
+        period, slope = rng.integers(3, 7), rng.integers(-1, 2)
+        pixels = pixels * ((row + slope * column) % period > 0)
     elif style < 0.35:  # a piece is missing
         top, left = rng.integers(0, 22, size=2)
         pixels = pixels.copy()

@@ -1,29 +1,29 @@
-"""What the lab did to its images before training."""
+"""The lab's preprocessing of images before training."""
 
 import numbers
 
 import numpy as np
 
-from minicnn.errors import InputError
+from minicnn.core.errors import InputError
 
 
 def normalize(x, axis=1):
-    """Divide by the L2 norm along one axis, as Keras's `normalize` does; what is all zero stays zero.
+    """Divide by the L2 norm along one axis, as Keras's `normalize` does; a vector of zeros stays zero.
 
         y = x / sqrt(sum of x**2 along the axis)
 
-    The lab called it on images (N, 28, 28) with `axis=1`: every column of pixels gets the length 1. On images
-    (N, 1, 28, 28) axis 1 is the channel, where it would make every pixel 1 or -1: take `axis=2` there.
+    The lab called it on images (N, 28, 28) with `axis=1`: every column of pixels then has norm 1. On images
+    (N, 1, 28, 28), axis 1 is the channel axis, and every pixel would become 1 or -1: use `axis=2` there.
 
     Args:
         x: an array of numbers.
-        axis: along which the squares are added up.
+        axis: the axis along which the squares are summed.
 
     Returns:
-        an array of the same shape; float64 stays float64, everything else becomes float32.
+        an array of the same shape; float64 stays float64, every other dtype becomes float32.
 
     Raises:
-        InputError: something that is no array of numbers, or an axis that it has not.
+        InputError: `x` is not an array of numbers, or has no such axis.
 
     >>> normalize(np.array([[3.0, 0.0], [4.0, 0.0]]), axis=0)
     array([[0.6, 0. ],
@@ -33,7 +33,7 @@ def normalize(x, axis=1):
     if x.dtype.kind not in "fiub":
         raise InputError(f"normalize needs an array of numbers, got {x.dtype}")
     if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
-        raise InputError(f"normalize needs the number of one of the array's axes, got {axis!r} for shape {x.shape}")
+        raise InputError(f"normalize needs the index of one of the array's axes, got {axis!r} for shape {x.shape}")
     x = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
     norm = np.sqrt((x * x).sum(axis=axis, keepdims=True))
     norm[norm == 0] = 1

@@ -1,0 +1,82 @@
+"""Backends: other ways to compute the operations of `minicnn.core.operations`, and the switch between them."""
+
+from minicnn.backends.numpy import NumpyOperations
+from minicnn.core import operations
+from minicnn.core.errors import BackendError
+from minicnn.core.operations import Operations
+
+NAMES = ("plain", "numpy", "cupy", "auto")
+
+_made = {}  # one object for each backend that was used
+
+
+def use(backend):
+    """Choose what computes from now on.
+
+    Also the environment variable `MINICNN_BACKEND`, read when minicnn is imported. Arrays made before stay where they
+    are: `layer.convert()` moves a layer or a model.
+
+    Args:
+        backend: "plain", the formulas of `minicnn.core`; "numpy", the same faster, the default; "cupy", on the GPU;
+            "auto", the GPU if it works, else "numpy"; or an object of a class derived from
+            `minicnn.core.operations.Operations`.
+
+    Returns:
+        the name of the backend in use.
+
+    Raises:
+        BackendError: the backend cannot work here; the message says what is missing.
+
+    >>> use("numpy")
+    'numpy'
+    """
+    if backend == "auto":
+        try:
+            return use("cupy")
+        except BackendError:
+            return use("numpy")
+    if not isinstance(backend, Operations):
+        backend = _make(backend)
+    operations.use(backend)
+    return backend.name
+
+
+def current():
+    """The backend in use, an object of a class derived from `minicnn.core.operations.Operations`.
+
+    >>> use("numpy") == current().name
+    True
+    """
+    return operations.current
+
+
+def to_device(x, dtype=None):
+    """`x`, an array or a list, as an array of the backend in use, copied only if necessary.
+
+    >>> to_device([1, 2], dtype="float32")
+    array([1., 2.], dtype=float32)
+    """
+    return operations.current.array(x, dtype)
+
+
+def to_numpy(x):
+    """`x` as a NumPy array in main memory; a NumPy array is returned as it is.
+
+    >>> import numpy as np
+    >>> x = np.ones(2)
+    >>> to_numpy(x) is x
+    True
+    """
+    return operations.current.to_numpy(x)
+
+
+def _make(name):
+    if name not in NAMES:
+        raise BackendError(f"unknown backend {name!r}: use {', '.join(map(repr, NAMES))}")
+    if name not in _made:
+        if name == "cupy":
+            from minicnn.backends.cupy import working_backend  # needs CuPy
+
+            return working_backend()
+        _made[name] = Operations() if name == "plain" else NumpyOperations()
+    return _made[name]

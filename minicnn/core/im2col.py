@@ -1,0 +1,146 @@
+"""Images to columns and back: the heart of the library.
+
+A convolution slides a small window over an image and takes, at every
+position, the sum of products with a kernel. Computers are slow at sliding and
+very fast at multiplying matrices. So `im2col` copies the pixels of every
+window into one column of a matrix; then one matrix product computes all sums.
+
+`col2im` is its backward pass. Every entry of the columns was copied from some
+pixel, so every entry's gradient is added to that pixel's gradient. It is the
+adjoint of `im2col`, not its inverse: a pixel that was copied into nine
+columns receives the sum of nine gradients, which is why the code says `+=`.
+"""
+
+import math
+import os
+
+import numpy as np
+
+from minicnn.core.checks import check_array
+from minicnn.core.errors import InputError
+from minicnn.core.window import Window, output_size
+
+__all__ = ["BUDGET", "Window", "col2im", "im2col", "output_size", "pad"]
+
+
+def _budget(setting):
+    if not setting.isdigit() or int(setting) < 1:
+        raise InputError(f"MINICNN_COLUMNS_MB needs an integer of mebibytes above 0, got {setting!r}")
+    return int(setting) * 2**20
+
+
+#: Bytes that the columns may take at a time. Set it, or in mebibytes the environment variable MINICNN_COLUMNS_MB.
+BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB") or "256")
+
+
+def im2col(x, kernel_size, stride=1, padding="valid", dilation=1, fill=0):
+    """Copy the pixels of every window into one column of a matrix.
+
+        columns[(c, kh, kw), (oh, ow, n)] = padded[n, c, oh * stride + kh * dilation, ow * stride + kw * dilation]
+
+    with `OH = (top + H + bottom - (dilation * (KH - 1) + 1)) // stride + 1`, and OW likewise (`output_size`).
+
+    Args:
+        x: images (N, C, H, W), any dtype, any memory order.
+        kernel_size, stride, padding, dilation: the window, as in `Window`; or a `Window` as `kernel_size`.
+        fill: the value of the padding.
+
+    Returns:
+        columns (C * KH * KW, OH * OW * N), of the dtype of `x`.
+
+    Raises:
+        InputError: `x` is not an array of four axes, the window does not fit, or the columns exceed the `BUDGET`.
+
+    >>> import numpy as np
+    >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
+    >>> im2col(x, kernel_size=2)                 # four windows, each a column of four pixels
+    array([[0., 1., 3., 4.],
+           [1., 2., 4., 5.],
+           [3., 4., 6., 7.],
+           [4., 5., 7., 8.]])
+    """
+    check_array(x, "im2col")
+    if x.ndim != 4:
+        raise InputError(f"im2col needs images (N, C, H, W), got shape {x.shape}")
+    window = Window.of(kernel_size, stride, padding, dilation)
+    N, C, H, W = x.shape
+    OH, OW = window.output_shape(H, W)
+    shape = (C, *window.kernel_size, OH, OW, N)
+    if math.prod(shape) * x.dtype.itemsize > BUDGET:
+        raise _budget_error(math.prod(shape) * x.dtype.itemsize, x.shape)
+    image = pad(x, window.pads(H, W), fill).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
+    columns = np.empty_like(x, shape=shape)
+    for kh, kw, rows, cols in window.taps(OH, OW):
+        columns[:, kh, kw] = image[:, rows, cols]
+    return columns.reshape(-1, OH * OW * N)
+
+
+def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilation=1):
+    """Add every entry of the columns to the pixel that `im2col` copied it from.
+
+    The adjoint of `im2col`: for any x and c, `sum(im2col(x) * c) == sum(x * col2im(c))`. Not its inverse:
+    a pixel that lies in many windows receives the sum of their entries.
+
+    Args:
+        columns: (C * KH * KW, OH * OW * N).
+        input_shape: (N, C, H, W) of the images.
+        kernel_size, stride, padding, dilation: the window, as in `Window`; or a `Window` as `kernel_size`.
+
+    Returns:
+        images (N, C, H, W), of the dtype of `columns`.
+
+    Raises:
+        InputError: not an array, or its shape does not belong to these images and this window.
+
+    >>> import numpy as np
+    >>> col2im(np.ones((4, 4)), (1, 1, 3, 3), kernel_size=2)[0, 0]    # in how many windows is each pixel?
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    """
+    check_array(columns, "col2im")
+    window = Window.of(kernel_size, stride, padding, dilation)
+    N, C, H, W = input_shape
+    OH, OW = window.output_shape(H, W)
+    KH, KW = window.kernel_size
+    if columns.shape != (C * KH * KW, OH * OW * N):
+        raise _columns_error(columns.shape, (C * KH * KW, OH * OW * N), input_shape)
+    columns = columns.reshape(C, KH, KW, OH, OW, N)
+    (top, bottom), (left, right) = window.pads(H, W)
+    image = np.zeros_like(columns, shape=(C, top + H + bottom, left + W + right, N))
+    for kh, kw, rows, cols in window.taps(OH, OW):
+        image[:, rows, cols] += columns[:, kh, kw]
+    return image[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)  # (N, C, H, W)
+
+
+def pad(x, pads, fill=0):
+    """The images with a border of the value `fill`; `x` itself where there is no border.
+
+    Args:
+        x: images (N, C, H, W).
+        pads: ((top, bottom), (left, right)) in pixels.
+        fill: the value of the border.
+
+    >>> import numpy as np
+    >>> pad(np.ones((1, 1, 1, 2)), ((1, 0), (0, 1)))[0, 0]
+    array([[0., 0., 0.],
+           [1., 1., 0.]])
+    """
+    (top, bottom), (left, right) = pads
+    if not (top or bottom or left or right):
+        return x
+    N, C, H, W = x.shape
+    padded = np.full_like(x, fill, order="C", shape=(C, top + H + bottom, left + W + right, N))
+    padded[:, top : top + H, left : left + W] = x.transpose(1, 2, 3, 0)
+    return padded.transpose(3, 0, 1, 2)
+
+
+def _budget_error(size, shape):
+    return InputError(
+        f"all columns of these images {tuple(shape)} would take {size / 2**20:,.0f} MiB, more than the "
+        f"{BUDGET / 2**20:,.0f} MiB of minicnn.im2col.BUDGET: take fewer images at a time, or raise it"
+    )
+
+
+def _columns_error(shape, needed, input_shape):
+    return InputError(f"col2im to images {tuple(input_shape)} needs columns {needed}, got {tuple(shape)}")

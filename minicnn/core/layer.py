@@ -1,0 +1,411 @@
+"""What every layer is: one function and its backward pass; and a tree that holds other layers.
+
+`forward` returns the output and a closure, `backward`, that takes the gradient
+of the loss with respect to the output to the gradient with respect to the
+input, and adds the gradient of each parameter. A layer keeps nothing of a
+batch between calls: whatever the backward pass needs, the closure holds.
+
+A layer may hold parameters, states, random generators and other layers, in
+attributes, lists, tuples and dicts. One function, `walk`, finds them all.
+"""
+
+import functools
+import inspect
+
+import numpy as np
+
+from minicnn.core import initializers, operations
+from minicnn.core.checks import check_array
+from minicnn.core.errors import InputError
+from minicnn.core.parameter import Parameter, State
+
+
+class Layer:
+    """The base of all layers. A layer of your own needs `forward`; with parameters also `parameter_shapes`.
+
+    The arguments of a layer's constructor are kept as attributes of the same names: `repr`, saving and
+    loading read them from there. Layers that it holds are built, trained, saved and checked with it.
+
+    >>> import numpy as np
+    >>> from minicnn.core import initializers
+    >>> class Scale(Layer):
+    ...     factor_initializer = staticmethod(initializers.glorot_uniform)
+    ...
+    ...     def parameter_shapes(self, input_shape):
+    ...         return {"factor": (1, *input_shape)}
+    ...
+    ...     def forward(self, x, training=False):
+    ...         def backward(dy):
+    ...             self.factor.add_gradient((dy * x).sum(axis=0, keepdims=True))
+    ...             return dy * self.factor.value
+    ...         return x * self.factor.value, backward
+    >>> layer = Scale()
+    >>> layer.build((3,))
+    (3,)
+    >>> layer(np.ones((2, 3), "float32")).shape, layer.parameters()
+    ((2, 3), {'factor': Parameter((1, 3), float32)})
+    """
+
+    #: Whether `backward` must always compute the gradient of the input. Where it is False, `backward(dy,
+    #: input_gradient=False)` saves that work for the first layer that learns, and returns None.
+    needs_input_gradient = True
+
+    #: Whether each sample's output depends on that sample alone, so that a backend may compute chunks of a batch at
+    #: the same time: True, False, or "evaluation" for outside training only. It holds for the class that defines
+    #: `forward`, and not for a subclass with a `forward` of its own.
+    independent_samples = False
+
+    _trainable = True
+    _built_for = _built_output = None  # (input shape, dtype) and output shape of the last build
+
+    def build(self, input_shape, rng=None, dtype="float32"):
+        """Validate the input's shape, make the parameters, and return the output's shape.
+
+        Parameters that are there already are kept. Layers that this layer holds are built, too: each for the shape
+        that it receives when an image of zeros goes through `forward`.
+
+        Args:
+            input_shape: the shape of one input, without the batch axis: (C, H, W) or (D,).
+            rng: a `numpy.random.Generator` for the first weights; seed 0 where none is given.
+            dtype: of the parameters, "float32" or "float64".
+
+        Raises:
+            InputError: the layer cannot compute with inputs of this shape, or has parameters that do not fit it.
+        """
+        rng = rng or np.random.default_rng(0)
+        output_shape = tuple(self.output_shape(input_shape))
+        for name, shape in self.parameter_shapes(input_shape).items():
+            if isinstance(getattr(self, name, None), Parameter):
+                self._check_fit(name, shape, dtype)
+            else:
+                setattr(self, name, self._make_parameter(name, shape, rng, dtype))
+        if self.layers_inside():
+            output_shape = self._build_layers_inside(input_shape, rng, dtype)
+        self._built_for, self._built_output = (tuple(input_shape), np.dtype(dtype)), output_shape
+        return output_shape
+
+    def parameter_shapes(self, input_shape):
+        """The shapes of the parameters by name, for one input's shape.
+
+        `build` makes each with the layer's attribute `<name>_initializer`, a function as in
+        `minicnn.initializers`.
+        """
+        return {}
+
+    def output_shape(self, input_shape):
+        """The shape of one output, without the batch axis, for one input's shape."""
+        return tuple(input_shape)
+
+    def forward(self, x, training=False):
+        """The output `y` for the input `x`, and the backward pass: `backward(dy)` returns `dx`.
+
+        Args:
+            x: the batch, its first axis the samples: (N, C, H, W) or (N, D), of a floating point dtype.
+            training: whether to compute as in training (Dropout then drops).
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a forward method")
+
+    def __call__(self, x):
+        """The output alone."""
+        return self.forward(x)[0]
+
+    def members(self):
+        """(name, value) of everything that this layer holds: its attributes."""
+        return vars(self).items()
+
+    def parameters(self):
+        """The learned arrays of this layer and of all layers inside, by name; each once.
+
+        >>> from minicnn.core.layers import Dense
+        >>> layer = Dense(2)
+        >>> layer.build((3,))
+        (2,)
+        >>> layer.parameters()
+        {'weight': Parameter((2, 3), float32), 'bias': Parameter((2,), float32)}
+        """
+        return dict(walk(self, Parameter))
+
+    def states(self):
+        """The states and random generators of this layer and of all layers inside, by name; each once."""
+        return dict(walk(self, (State, np.random.Generator)))
+
+    def layers_inside(self):
+        """The layers that this layer holds, directly or in other layers, by name; each once."""
+        return dict(item for item in walk(self, Layer) if item[1] is not self)
+
+    @property
+    def trainable(self):
+        """Whether the layer learns. Set it to False to freeze the layer and all layers inside."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        for _, layer in walk(self, Layer):
+            layer._trainable = bool(value)
+        for parameter in self.parameters().values():
+            parameter.trainable = bool(value)
+            parameter.clear_gradient()
+
+    def convert(self, dtype=None):
+        """Convert the parameters and states to a dtype, and move them to the backend in use.
+
+        Args:
+            dtype: "float32" or "float64"; None keeps it.
+
+        >>> from minicnn.core.layers import Dense
+        >>> layer = Dense(2)
+        >>> layer.build((3,))
+        (2,)
+        >>> layer.convert("float64")
+        >>> layer.weight
+        Parameter((2, 3), float64)
+        """
+        for _, item in walk(self, (Parameter, State)):
+            if getattr(getattr(item.value, "dtype", None), "kind", None) == "f":
+                value = item.value if operations.current.owns(item.value) else operations.current.to_numpy(item.value)
+                item.value = operations.current.array(value, dtype)
+
+    def multiply_adds(self, input_shape):
+        """How many products of a weight and an input one forward pass of one sample adds up."""
+        inside = [layer for layer in self.layers_inside().values() if not layer.layers_inside()]
+        return sum(layer.multiply_adds(layer.built_input_shape) for layer in inside if layer.built_input_shape)
+
+    @property
+    def built_input_shape(self):
+        """The shape of one input for which the layer was last built, or None."""
+        return self._built_for and self._built_for[0]
+
+    def built_output_shape(self, input_shape):
+        """The output's shape that `build` found for this input's shape; else `output_shape(input_shape)`."""
+        if self.built_input_shape == tuple(input_shape):
+            return self._built_output
+        return tuple(self.output_shape(input_shape))
+
+    def config(self):
+        """The constructor's arguments by name: what a file keeps of the layer, besides its arrays.
+
+        Raises:
+            InputError: an argument is not kept as an attribute of its name.
+        """
+        names = inspect.signature(type(self)).parameters
+        lost = [name for name in names if not hasattr(self, name)]
+        if lost:
+            raise InputError(
+                f"{type(self).__name__} must keep its constructor's argument as an attribute of the same name: "
+                f"self.{lost[0]} is missing"
+            )
+        return {name: getattr(self, name) for name in names}
+
+    def check_input(self, x, ndim=None, features=None):
+        """Refuse a batch that this layer cannot compute with.
+
+        Args:
+            x: the batch.
+            ndim: how many axes it must have: 4 for images, 2 for vectors; None for any.
+            features: the length its axis 1 must have; None for any.
+
+        Raises:
+            InputError: not an array of floating point numbers, or another shape; the message says what was received
+                and the likely fix.
+        """
+        check_array(x, self)
+        if x.dtype.kind != "f" or ndim not in (None, x.ndim) or (features and x.shape[1] != features):
+            raise self._input_error(x, ndim, features)
+
+    def check_parameter(self, parameter, x):
+        """Refuse to compute before the parameters are made, or with an input of another dtype or backend.
+
+        Raises:
+            InputError: the message says how to build the layer or convert the input.
+        """
+        check_array(x, self)
+        owns = operations.current.owns
+        if parameter is None or parameter.value.dtype != x.dtype or not (owns(x) and owns(parameter.value)):
+            raise self._parameter_error(parameter, x)
+
+    def _input_error(self, x, ndim, features):
+        if x.dtype.kind != "f":
+            return InputError(f"{self!r} needs floating point numbers, got {x.dtype}: convert with x.astype('float32')")
+        return (image_shape_error if ndim == 4 else vector_shape_error)(self, x.shape, features)
+
+    def _parameter_error(self, parameter, x):
+        if parameter is None:
+            return InputError(
+                f"{self!r} has no weights yet: put it into a Sequential, or call layer.build(x.shape[1:])"
+            )
+        value = parameter.value
+        if value.dtype != x.dtype:
+            return InputError(
+                f"{self!r} has weights of {value.dtype} and got an input of {x.dtype}: "
+                f"convert the input with x.astype('{value.dtype}')"
+            )
+        return InputError(
+            f"{self!r} has its weights in {type(value).__module__} and its input in {type(x).__module__}, and the "
+            f"backend in use is {operations.current.name}: convert the input with mc.to_device or mc.to_numpy, and the "
+            "layer with layer.convert()"
+        )
+
+    def __repr__(self):
+        signature = inspect.signature(type(self)).parameters
+        shown = []
+        for name, parameter in signature.items():
+            value, default = getattr(self, name, ...), parameter.default
+            if default is inspect.Parameter.empty:
+                shown.append(repr(value))
+            elif value is not default and repr(value) != repr(default):
+                shown.append(f"{name}={getattr(value, '__name__', repr(value))}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _make_parameter(self, name, shape, rng, dtype):
+        initializer = getattr(self, f"{name}_initializer", None)
+        if not callable(initializer):
+            raise InputError(
+                f"{self!r} needs a function as {name}_initializer, got {initializer!r}: "
+                f"one of minicnn.initializers, such as initializers.{initializers.he_normal.__name__}"
+            )
+        parameter = Parameter(operations.current.array(initializer(shape, rng, dtype)))
+        parameter.trainable = self._trainable
+        return parameter
+
+    def _check_fit(self, name, shape, dtype):
+        """A parameter that was there before must have the shape and dtype that are needed now."""
+        value = getattr(self, name).value
+        if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
+            raise InputError(
+                f"{self!r} was built before: its {name} {tuple(value.shape)} of {value.dtype} does not fit here, where "
+                f"{tuple(shape)} of {np.dtype(dtype)} is needed. Make a new layer, or convert it: layer.convert(dtype)"
+            )
+
+    def _build_layers_inside(self, input_shape, rng, dtype):
+        """Send an image of zeros through `forward`; each layer inside is built for the shape that it receives."""
+
+        def build_first(layer, x, *arguments, **options):
+            build_layer(layer, x.shape[1:], rng, dtype)
+            del layer.forward
+            return layer.forward(x, *arguments, **options)
+
+        inside = self.layers_inside().values()
+        for layer in inside:
+            layer.forward = functools.partial(build_first, layer)
+        try:
+            y, _ = self.forward(operations.current.array(np.zeros((1, *input_shape), dtype)))
+        finally:
+            for layer in inside:
+                vars(layer).pop("forward", None)
+        return tuple(y.shape[1:])
+
+
+def walk(item, kinds, name="", seen=None):
+    """Yield (name, item) for every item of some kinds in a layer and all that it holds, each item once.
+
+    Args:
+        item: a layer; inside of it also a list, a tuple or a dict.
+        kinds: a class, or a tuple of classes.
+        name: of the item, before the names of what it holds: "layers.0.weight".
+
+    >>> from minicnn.core.layers import Dense, Tanh
+    >>> class Block(Layer):
+    ...     def __init__(self):
+    ...         self.branches = {"left": [Dense(2), Tanh()], "right": [Dense(2)]}
+    >>> [name for name, _ in walk(Block(), Dense)]
+    ['branches.left.0', 'branches.right.0']
+    """
+    seen = set() if seen is None else seen
+    if id(item) in seen:
+        return
+    seen.add(id(item))
+    if isinstance(item, kinds):
+        yield name, item
+    if isinstance(item, Layer):
+        members = item.members()
+    elif isinstance(item, dict):
+        members = item.items()
+    else:
+        members = enumerate(item) if isinstance(item, (list, tuple)) else ()
+    for key, value in list(members):
+        if isinstance(value, HELD):
+            yield from walk(value, kinds, f"{name}.{key}" if name else str(key), seen)
+
+
+#: What a layer can hold that `walk` goes through.
+HELD = (Layer, Parameter, State, np.random.Generator, list, tuple, dict)
+
+
+def kept_arrays(layer):
+    """(name, Parameter or State) of every array that a layer and the layers inside keep."""
+    for name, item in walk(layer, (Parameter, State)):
+        if getattr(item.value, "shape", None) is not None:
+            yield name, item
+
+
+def build_layer(layer, input_shape, rng, dtype):
+    """Build a layer; one that has parameters keeps them, or is refused where they do not fit.
+
+    Returns:
+        the shape of one output.
+
+    Raises:
+        InputError: the layer cannot compute with inputs of this shape; its parameters do not fit; or its `build`
+            would draw them again.
+    """
+    before, attributes = layer.parameters(), dict(vars(layer))
+    request = tuple(input_shape), np.dtype(dtype)
+    shape = tuple(layer.build(request[0], rng, dtype))
+    after = layer.parameters()
+    if any(after.get(name) is not parameter for name, parameter in before.items()):  # a build that makes new ones
+        vars(layer).clear()
+        vars(layer).update(attributes)
+        if layer._built_for != request:
+            raise InputError(
+                f"{layer!r} was built before, for inputs of another shape or dtype, and its build makes new "
+                "parameters: the old ones would be lost. Make a new layer, or let its build keep the old parameters"
+            )
+    layer._built_for, layer._built_output = request, shape
+    for _, inside in walk(layer, Layer):
+        if not inside.trainable:
+            inside.trainable = False  # its new parameters, too
+    return shape
+
+
+def independent_samples(layer, training):
+    """Whether chunks of a batch may go through a layer one by one, or at the same time."""
+    for kind in type(layer).__mro__:
+        if "independent_samples" in vars(kind):
+            independent = layer.independent_samples
+            return (independent == "evaluation" and not training) or independent is True
+        if "forward" in vars(kind):
+            return False  # a forward of its own, of which the class does not say that it may
+    return False
+
+
+def check_image_shape(layer, shape, channels=None):
+    """Refuse a batch's shape that is not (N, C, H, W), with the likely fix."""
+    if len(shape) != 4 or channels not in (None, shape[1]):
+        raise image_shape_error(layer, shape, channels)
+
+
+def window_output_shape(layer, input_shape):
+    """(OH, OW) of a layer with a window, for images (C, H, W); the error names the layer."""
+    _, H, W = input_shape
+    try:
+        return layer.window.output_shape(H, W)
+    except InputError as error:
+        raise InputError(f"{layer!r} on images of {H} x {W}: {error}") from None
+
+
+def image_shape_error(layer, shape, channels):
+    """The error for a batch's shape that is not (N, C, H, W), with the likely fix."""
+    needed = "C" if channels is None else channels
+    fix = ""
+    if len(shape) == 3:
+        fix = ": add the channel axis with x[:, None]"
+    elif len(shape) == 4 and shape[3] == channels:
+        fix = ": move the channels forward with x.transpose(0, 3, 1, 2)"
+    return InputError(f"{layer!r} needs images (N, {needed}, H, W); got shape {tuple(shape)}{fix}")
+
+
+def vector_shape_error(layer, shape, features):
+    """The error for a batch's shape that is not (N, D), with the likely fix."""
+    needed = "D" if features is None else features
+    fix = ": put Flatten() before it" if len(shape) == 4 else ""
+    return InputError(f"{layer!r} needs vectors (N, {needed}); got shape {tuple(shape)}{fix}")

@@ -1,0 +1,431 @@
+"""Plots of a network and of its training, by matplotlib: `pip install 'minicnn-numpy[plots]'`.
+
+Each function returns a new matplotlib `Figure`: a notebook displays it, `figure.savefig("picture.png")` saves it. The
+global state of matplotlib is not changed. Signed numbers are blue below zero and orange above, as on the page of
+`explain`: a pair that colour-blind people can distinguish.
+"""
+
+import io
+
+import numpy as np
+
+from minicnn.backends import to_numpy
+from minicnn.core import metrics
+from minicnn.core.checks import check_integer
+from minicnn.core.errors import InputError, MissingPackageError
+from minicnn.core.layer import Layer, walk
+from minicnn.core.layers import Conv2D
+from minicnn.inspect import attribution
+from minicnn.inspect.explain.collect import class_names, one_image, states_restored
+
+INK, SOFT, LINE = "#1c1d20", "#63666d", "#c9cad0"
+BLUE, ORANGE, PURPLE = "#1254a8", "#c45204", "#6a3fb5"
+ZERO = (250, 250, 248)  # in the colours of signed numbers and of counts
+SIGNED = (BLUE, tuple(value / 255 for value in ZERO), ORANGE)  # below zero, zero, above
+
+
+def empty_figure(width, height, title=""):
+    """A matplotlib `Figure` with nothing but a title; a notebook displays it.
+
+    Args:
+        width, height: in inches.
+        title: the text above it.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+
+    >>> empty_figure(6, 4).get_size_inches()
+    array([6., 4.])
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError("plots need matplotlib: pip install 'minicnn-numpy[plots]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_png_ = lambda: png(figure)  # what a notebook calls where pyplot was not imported
+    if title:
+        figure.suptitle(title, fontsize=11, color=INK)
+    return figure
+
+
+def png(figure, dpi=100):
+    """A figure as the bytes of a PNG file, with `dpi` pixels per inch.
+
+    >>> png(empty_figure(1, 1))[1:4]
+    b'PNG'
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
+def training_curves(history):
+    """The measurements of each epoch, for training and validation in the same axes.
+
+    Args:
+        history: a `History`, or a dict of lists with one number per epoch: "loss", "accuracy", "val_loss", ... The
+            learning rate is drawn if it changed.
+
+    Returns:
+        a `Figure` with one axes per measurement.
+
+    Raises:
+        InputError: no measurements, or lists of different lengths.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> figure = training_curves({"loss": [2.0, 1.0], "val_loss": [2.1, 1.2]})
+    >>> [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    [[2.0, 1.0], [2.1, 1.2]]
+    """
+    lengths = {len(values) for values in history.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise InputError(
+            f"training_curves needs lists with the same number of epochs, at least one, got {dict(history)}"
+        )
+    shown = [
+        name
+        for name, values in history.items()
+        if name != "seconds"
+        and (name.removeprefix("val_") == name or name[4:] not in history)
+        and (name != "learning_rate" or len(set(values)) > 1)
+    ]
+    figure = empty_figure(4.6 * len(shown), 3.4, "Training curves")
+    epochs = np.arange(1, lengths.pop() + 1)
+    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        axes.plot(epochs, history[name], "--", marker="o", markersize=4, color=BLUE, label="training")
+        if f"val_{name}" in history:
+            axes.plot(epochs, history[f"val_{name}"], marker="o", markersize=4, color=ORANGE, label="validation")
+            axes.legend(frameon=False, fontsize=9)
+        axes.set_xlim(0.5, len(epochs) + 0.5)
+        axes.set_xlabel("epoch", color=SOFT)
+        axes.set_title(name.replace("_", " "), fontsize=10, color=INK)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(color=LINE, alpha=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def kernels(model_or_layer, name=None, limit=32):
+    """The kernels of a convolution as small images in one scale: a filter's weights for each input channel.
+
+    Args:
+        model_or_layer: a built `Conv2D`, or a `Sequential` or another layer that holds one.
+        name: of the layer in the model, such as "conv2d_2"; None for the first convolution.
+        limit: filters shown at most, and channels of each; the title reports what is left out.
+
+    Returns:
+        a `Figure`.
+
+    Raises:
+        InputError: there is no such convolution, or it has no weights yet.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> import minicnn as mc
+    >>> kernels(mc.networks.lenet5(), "conv2d_2").get_suptitle()
+    'Kernels of conv2d_2: 16 filters of 5 x 5, for each of 6 input channels'
+    """
+    limit = check_integer(limit, "limit", "kernels")
+    layer = model_or_layer
+    if isinstance(layer, Layer) and not isinstance(layer, Conv2D):
+        found = dict(walk(layer, Conv2D))
+        if not found or name not in (None, *found):
+            raise InputError(f"this network has no convolution {name or ''}: it has {', '.join(found) or 'none'}")
+        name = name or next(iter(found))
+        layer = found[name]
+    if not isinstance(layer, Conv2D) or layer.weight is None:
+        raise InputError(f"kernels needs a Conv2D that has weights, got {layer!r}: build it first")
+    weight = to_numpy(layer.weight.value)
+    F, C, KH, KW = weight.shape
+    title = f"Kernels of {name or repr(layer)}: {_count(F, limit)} filters of {KH} x {KW}"
+    if C > 1:
+        title += f", for each of {_count(C, limit)} input channels"
+    tiles = weight[:limit, :limit].reshape(-1, KH, KW)
+    columns = min(C, limit) if C > 1 else min(8, len(tiles))
+    transposed = C > 1 and min(F, limit) > columns  # wide rather than high
+    if transposed:
+        tiles, columns = weight[:limit, :limit].swapaxes(0, 1).reshape(-1, KH, KW), min(F, limit)
+    rows = -(-len(tiles) // columns)
+    size = max(0.42, min(1.1, 9 / columns))
+    figure = empty_figure(max(4.8, size * columns + 1.6), max(1.6, size * rows + 0.8), title)
+    axes = figure.subplots()
+    _draw_maps(figure, axes, tiles, columns, "weight")
+    if C > 1:
+        axes.set_xlabel("filters" if transposed else "input channels", fontsize=9, color=SOFT)
+        axes.set_ylabel("input channels" if transposed else "filters", fontsize=9, color=SOFT)
+    return figure
+
+
+def feature_maps(model, image, limit=16):
+    """The outputs of the layers for an image: their channels as images, each layer in a scale of its own.
+
+    Args:
+        model: a built `Sequential` that takes images (C, H, W).
+        image: one image, (C, H, W) or (H, W): floating point in the model's range, or uint8; or the path of a picture.
+        limit: channels shown of each layer, at most; the titles report what is left out.
+
+    Returns:
+        a `Figure`: the image, and a row for each layer whose output is (C, H, W).
+
+    Raises:
+        InputError: an image that the model cannot take, or no layer whose output is still an image.
+        FileError: the picture cannot be read.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> import minicnn as mc
+    >>> figure = feature_maps(mc.networks.lenet5(), np.zeros((28, 28), "uint8"))
+    >>> figure.axes[1].get_title("left")
+    'conv2d_1: 6 channels of 28 x 28'
+    """
+    limit = check_integer(limit, "limit", "feature_maps")
+    x = one_image(model, image, "feature_maps")
+    outputs = {}
+    with states_restored(model):
+        for name, _, _, y, _ in model.trace(x):
+            if y.ndim != 4:
+                break
+            outputs[name] = to_numpy(y)[0]
+    if not outputs:
+        raise InputError("this network has no feature maps: the output of its first layer is not an image (C, H, W)")
+    columns = min(8, limit, max(map(len, outputs.values())))
+    rows = [1, *(-(-min(len(maps), limit) // columns) for maps in outputs.values())]
+    width = 0.95 * columns
+    figure = empty_figure(width + 0.8, sum(rows) + 0.3 * len(rows) + 0.3, "Feature maps")
+    top, *grid = figure.subplots(len(rows), 1, height_ratios=rows)
+    _draw_image(top, to_numpy(x)[0])
+    top.set_title("the image", loc="left", fontsize=9, color=INK)
+    for axes, (name, maps) in zip(grid, outputs.items(), strict=True):
+        _draw_maps(figure, axes, maps[:limit], columns)
+        C, H, W = maps.shape
+        axes.set_title(f"{name}: {_count(C, limit)} channels of {H} x {W}", loc="left", fontsize=9, color=INK)
+    for axes in (top, *grid):
+        axes.set_anchor("W")
+    return figure
+
+
+def confusion_matrix(labels, predictions, names=None):
+    """Which class is predicted for which: `minicnn.metrics.confusion_matrix`, coloured by the fraction of the row.
+
+    Args:
+        labels: class indices (N,), or one-hot or soft rows (N, K).
+        predictions: class indices (N,), or logits or probabilities (N, K).
+        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+
+    Returns:
+        a `Figure` whose image holds the fractions (K, K): of the images of class i, those predicted to be of class j.
+
+    Raises:
+        InputError: arrays of different lengths, indices out of range, no images, or a wrong number of names.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> figure = confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1])
+    >>> figure.axes[0].images[0].get_array().tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
+    """
+    counts = metrics.confusion_matrix(labels, predictions, None if names is None else len(names))
+    total, correct = int(counts.sum()), int(np.trace(counts))
+    if not total:
+        raise InputError("a confusion matrix needs at least one image")
+    K = len(counts)
+    names = class_names(K, names)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    title = f"Confusion matrix: {correct:,} of {total:,} correct ({100 * correct / total:.2f} %)"
+    side = min(10, max(3, 0.44 * K))  # inches
+    figure = empty_figure(side + 1.9, side + 1, title)
+    from matplotlib.colors import ListedColormap, PowerNorm
+
+    axes = figure.subplots()
+    colours = ListedColormap(_blend(np.linspace(0, 1, 256), PURPLE))
+    drawn = axes.imshow(fractions, cmap=colours, norm=PowerNorm(0.5, 0, 1))
+    bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "5 %", "25 %", "50 %", "100 %"], fontsize=8, color=SOFT)
+    bar.set_label("fraction of the class's images", fontsize=9, color=SOFT)
+    if K <= 26:  # else the numbers would overlap
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if fractions[i, j] > 0.25 else INK
+                axes.text(j, i, f"{count}", ha="center", va="center", fontsize=8, color=colour)
+    ticks = range(0, K, -(-K // 40))  # 40 names at most
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [names[k] for k in ticks], fontsize=9 if K <= 26 else 6)
+    if max(map(len, names)) > 3:
+        axes.tick_params(axis="x", labelrotation=90)
+    axes.set_xlabel("predicted class", color=SOFT)
+    axes.set_ylabel("true class", color=SOFT)
+    return figure
+
+
+def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
+    """The wrong predictions with the highest probability, in this order: the images with prediction and label.
+
+    Args:
+        model_or_probabilities: a `Sequential` that ends in Softmax, or what its `predict(x)` returned, (N, K).
+        x: images (N, C, H, W), or (N, H, W), as the model takes them.
+        y: class indices (N,), or one-hot or soft rows (N, K).
+        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+        count: images shown, at most; the title reports how many mistakes there are.
+
+    Returns:
+        a `Figure`; where there is no mistake, its title alone.
+
+    Raises:
+        InputError: images, labels or names that do not fit each other.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> figure = confident_mistakes(np.array([[0.1, 0.9], [0.8, 0.2]]), np.zeros((2, 5, 5)), [0, 0])
+    >>> figure.get_suptitle(), figure.axes[0].get_title()
+    ('The most confident mistakes: 1 of 1, among 2 images', 'B 90 %, label A')
+    """
+    count = check_integer(count, "count", "confident_mistakes")
+    predict = getattr(model_or_probabilities, "predict", None)
+    probabilities = predict(x) if predict else to_numpy(model_or_probabilities)
+    labels = np.asarray(y).argmax(axis=1) if np.ndim(y) == 2 else np.asarray(y)
+    wrong = metrics.confident_mistakes(probabilities, labels)
+    if x.ndim not in (3, 4) or len(x) != len(labels):
+        raise InputError(f"{len(labels)} labels need as many images (N, C, H, W) or (N, H, W), got shape {x.shape}")
+    names = class_names(probabilities.shape[1], names)
+    shown = wrong[:count]
+    if not len(shown):
+        return empty_figure(4.8, 0.5, f"No mistakes among {len(labels):,} images")
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    title = f"The most confident mistakes: {len(shown)} of {len(wrong):,}, among {len(labels):,} images"
+    figure = empty_figure(max(5, 1.45 * columns), 1.75 * rows + 0.4, title)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(shown) :]:
+        axes.set_axis_off()
+    for axes, index in zip(grid, shown, strict=False):
+        predicted = int(probabilities[index].argmax())
+        percent = 100 * probabilities[index, predicted]
+        label = names[labels[index]] if labels[index] < len(names) else labels[index]
+        _draw_image(axes, to_numpy(x[index]).reshape(-1, *x.shape[-2:]))
+        axes.set_title(f"{names[predicted]} {percent:.0f} %, label {label}", fontsize=8.5, color=INK)
+    return figure
+
+
+def saliency(model, image, label=None, names=None):
+    """An image beside the gradient of a class's score: see `minicnn.attribution.saliency`.
+
+    Args:
+        model, image, label: as there.
+        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+
+    Returns:
+        a `Figure`. For several channels it shows the largest gradient at each pixel.
+
+    Raises:
+        InputError, FileError: as there.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> import minicnn as mc
+    >>> saliency(mc.networks.lenet5(), np.zeros((28, 28), "uint8"), label=2).axes[1].images[0].get_array().shape
+    (28, 28)
+    """
+    gradient = attribution.saliency(model, image, label)
+    largest = np.take_along_axis(gradient, np.abs(gradient).argmax(axis=0)[None], axis=0)[0]
+    meaning = "score of {} rises (+) or falls (-) with the pixel"
+    return _beside_image(model, image, label, names, largest, "Saliency", meaning)
+
+
+def occlusion(model, image, label=None, size=5, stride=1, grey=0.5, names=None):
+    """An image beside the probability lost when a patch covers a part of it: see `minicnn.attribution.occlusion`.
+
+    Args:
+        model, image, label, size, stride, grey: as there.
+        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+
+    Returns:
+        a `Figure`.
+
+    Raises:
+        InputError, FileError: as there.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> import minicnn as mc
+    >>> figure = occlusion(mc.networks.lenet5(), np.zeros((28, 28), "uint8"), size=7, stride=7)
+    >>> figure.axes[1].images[0].get_array().shape
+    (4, 4)
+    """
+    drop = attribution.occlusion(model, image, label, size, stride, grey)
+    meaning = f"probability of {{}} lost (+) or gained (-) with a {size} x {size} patch"
+    return _beside_image(model, image, label, names, drop, "Occlusion", meaning, stride)
+
+
+def _beside_image(model, image, label, names, numbers, title, meaning, stride=1):
+    """An image, and beside it a map with one number for every `stride` x `stride` pixels."""
+    names = class_names(model.shapes[-1][0], names)
+    x = one_image(model, image)
+    with states_restored(model):
+        predicted = int(to_numpy(model(x))[0].argmax())
+    about = names[predicted if label is None else label]
+    figure = empty_figure(7.2, 3.5, f"{title} of {about}")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.06))
+    H, W = x.shape[2:]
+    _draw_image(left, to_numpy(x)[0])
+    left.set_title(f"the image; predicted class: {names[predicted]}", fontsize=9, color=INK)
+    height, width = numbers.shape
+    extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
+    _colour_bar(figure, right, _draw_signed(right, numbers, np.abs(numbers).max(), extent))
+    right.set(xlim=(-0.5, W - 0.5), ylim=(H - 0.5, -0.5), xticks=[], yticks=[])
+    right.set_title(meaning.format(about), fontsize=9, color=INK)
+    return figure
+
+
+def _count(count, limit):
+    return f"{count}" if count <= limit else f"the first {limit} of {count}"
+
+
+def _draw_image(axes, pixels):
+    """An image (C, H, W), scaled to [0, 1] if needed: three channels in colour, else their mean in grey."""
+    full = 255 if pixels.dtype == np.uint8 else 1
+    low, high = min(0, pixels.min()), max(full, pixels.max())
+    shown = (pixels - low) / ((high - low) or 1)
+    if len(shown) == 3:
+        axes.imshow(shown.transpose(1, 2, 0), interpolation="nearest")
+    else:
+        axes.imshow(shown.mean(axis=0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+
+
+def _draw_maps(figure, axes, tiles, columns, label=""):
+    """Signed maps (n, h, w) in rows of `columns`, all in one scale; each is 1 wide."""
+    from matplotlib.patches import Rectangle
+
+    n, h, w = tiles.shape
+    height, gap = h / w, 0.12
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * (height + gap), index % columns * (1 + gap)
+        drawn = _draw_signed(axes, tile, np.abs(tiles).max(), (left, left + 1, top + height, top))
+        drawn.set_clip_on(False)
+        axes.add_patch(Rectangle((left, top), 1, height, fill=False, edgecolor=LINE, linewidth=0.8, clip_on=False))
+    axes.set(xlim=(0, columns * (1 + gap) - gap), ylim=(-(-n // columns) * (height + gap) - gap, 0), aspect="equal")
+    axes.spines[:].set_visible(False)
+    _colour_bar(figure, axes, drawn, label)
+
+
+def _draw_signed(axes, numbers, end, extent):
+    """An image of signed numbers: blue below zero, orange above; the full colours at -`end` and `end`."""
+    from matplotlib.colors import ListedColormap
+
+    value = np.linspace(-1, 1, 511)  # zero in the middle; the root makes small numbers visible, as on explain's page
+    strength = np.sqrt(np.abs(value))
+    colours = np.where(value[:, None] < 0, _blend(strength, BLUE), _blend(strength, ORANGE))
+    end = float(end) or 1.0  # where all numbers are zero
+    axes.set(xticks=[], yticks=[])
+    return axes.imshow(numbers, ListedColormap(colours), vmin=-end, vmax=end, extent=extent, interpolation="nearest")
+
+
+def _colour_bar(figure, axes, drawn, label=""):
+    """The colour bar of signed numbers."""
+    end = drawn.get_clim()[1]
+    ticks = [-end, -end / 4, 0, end / 4, end]
+    aspect = 20 if figure.get_size_inches()[1] < 5 else 40
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02, aspect=aspect, ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks], fontsize=7, color=SOFT)
+    bar.outline.set_visible(False)
+    bar.set_label(label, fontsize=9, color=SOFT)
+
+
+def _blend(strength, colour):
+    """Colours (n, 3) between the colour of zero and the full colour, by strength."""
+    full = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return (np.add(ZERO, strength[:, None] * (full - ZERO))) / 255

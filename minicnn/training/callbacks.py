@@ -1,0 +1,417 @@
+"""Actions beside the training: stop early, keep the best weights, write a log.
+
+`fit` calls every callback after each batch and each epoch. A callback that
+remembers something from one call to the next returns it from `state_dict` and
+sets it in `load_state_dict`, so that a run that is resumed from a checkpoint
+continues as if it had never stopped.
+"""
+
+import csv
+import inspect
+import io
+import math
+import os
+import pathlib
+
+import numpy as np
+
+from minicnn.core import operations
+from minicnn.core.checks import check_integer
+from minicnn.core.errors import FileError, InputError
+from minicnn.core.layer import kept_arrays
+from minicnn.core.schedules import Constant
+from minicnn.storage.files import atomic_write
+
+
+class Callback:
+    """Actions during `fit`. Override what you need.
+
+    The arguments of the constructor are kept as attributes of the same names: a resumed run must have been
+    given the same.
+
+    Attributes:
+        model, optimizer: set by `fit` before training starts. `self.model.stop_training = True` ends the
+            training after the batch.
+
+    >>> class StopAtLoss(Callback):
+    ...     def __init__(self, loss):
+    ...         self.loss = loss
+    ...
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         self.model.stop_training = logs["loss"] <= self.loss
+    """
+
+    model = None
+    optimizer = None
+
+    #: The number among an epoch's logs that this callback cannot do without, such as "val_loss", or None.
+    monitor = None
+
+    def on_train_begin(self):
+        """Before the first batch; also before a resumed run goes on."""
+
+    def on_epoch_begin(self, epoch):
+        """Before an epoch, counted from 0."""
+
+    def on_batch_end(self, batch, loss):
+        """After a step, counted from 0 in each epoch; the loss is a scalar of the backend."""
+
+    def on_epoch_end(self, epoch, logs):
+        """After an epoch, with its numbers by name: those of the history."""
+
+    def on_train_end(self):
+        """After the last epoch; not when the run is interrupted."""
+
+    def state_dict(self):
+        """What a checkpoint must keep of this callback: a dict of plain values (JSON) and NumPy arrays."""
+        return self.state() if type(self).state is not Callback.state else {}
+
+    def load_state_dict(self, state):
+        """Set what `state_dict` returned; called after `on_train_begin` where a run is resumed.
+
+        An exception, such as a ValueError where the state cannot be this callback's, refuses the checkpoint.
+        """
+        if type(self).restore is not Callback.restore:
+            self.restore(state)
+
+    def state(self):
+        """Another name of `state_dict`."""
+        return self.state_dict()
+
+    def restore(self, state):
+        """Another name of `load_state_dict`."""
+        self.load_state_dict(state)
+
+    def config(self):
+        """The constructor's arguments that are plain values: what must be the same when a run is resumed."""
+        plain = (str, int, float, bool, type(None), os.PathLike)
+        values = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in values.items()
+            if isinstance(value, plain)
+        }
+
+
+class _Monitor(Callback):
+    """What callbacks share that wait for one of the logs' numbers to improve."""
+
+    def __init__(self, monitor, mode, min_delta=0.0):
+        if mode not in ("auto", "min", "max"):
+            raise InputError(f"{type(self).__name__} needs mode 'auto', 'min' or 'max', got {mode!r}")
+        self.monitor = monitor
+        self.mode = mode
+        self.min_delta = _number(self, "min_delta", min_delta)
+        self.best = None
+
+    def improved(self, logs):
+        """Whether the number is better than the best one so far, which it then becomes."""
+        monitor = self.monitor
+        if monitor not in logs:
+            raise InputError(
+                f"{type(self).__name__} monitors {monitor!r}, and this run measures {', '.join(logs)}"
+                + (": give fit validation data" if monitor.startswith("val_") else "")
+            )
+        value = logs[monitor]
+        sign = 1 if self.mode == "max" or (self.mode == "auto" and monitor.endswith("accuracy")) else -1
+        if math.isnan(value) or (self.best is not None and not sign * (value - self.best) > self.min_delta):
+            return False
+        self.best = value
+        return True
+
+    def load_best(self, state, *counts):
+        """Set the best number, and the integers of these names."""
+        best = state["best"]
+        if not (best is None or (type(best) in (int, float) and not math.isnan(best))):
+            raise ValueError(f"{type(self).__name__}'s best is {best!r:.60}")
+        for name in counts:
+            if type(state[name]) is not int or state[name] < 0:
+                raise ValueError(f"{type(self).__name__}'s {name} is {state[name]!r:.60}")
+            setattr(self, name, state[name])
+        self.best = best
+
+
+class EarlyStopping(_Monitor):
+    """Stop when a number has not improved for some epochs.
+
+    Args:
+        monitor: the number: "loss", "accuracy", "val_loss", "val_accuracy".
+        min_delta: by how much it must improve to count, at least 0.
+        patience: epochs without improvement after which to stop.
+        mode: "min" or "max": whether smaller or larger is better; "auto" is "max" for accuracies.
+        restore_best_weights: whether the weights and states of the best epoch are restored when training ends.
+
+    Attributes:
+        best: the best number so far.
+        wait: epochs since then.
+        stopped_epoch: the epoch, counted from 0, after which it stopped; None if it did not.
+
+    Raises:
+        InputError: a mode of another name, or a number out of its range; in `fit`, a number that the run does not
+            measure.
+
+    >>> early = EarlyStopping(patience=3, restore_best_weights=True)
+
+    Source: Prechelt, "Early stopping: but when?", 1998; names and meaning are Keras's.
+    """
+
+    def __init__(self, monitor="val_loss", min_delta=0.0, patience=0, mode="auto", restore_best_weights=False):
+        super().__init__(monitor, mode, min_delta)
+        self.patience = check_integer(patience, "patience", "EarlyStopping", minimum=0)
+        self.restore_best_weights = restore_best_weights
+        self.on_train_begin()
+
+    def on_train_begin(self):
+        self.best, self.wait, self.stopped_epoch, self.best_weights = None, 0, None, {}
+
+    def on_epoch_end(self, epoch, logs):
+        if self.improved(logs):
+            self.wait = 0
+            if self.restore_best_weights:
+                self.best_weights = {
+                    name: np.array(operations.current.to_numpy(item.value)) for name, item in kept_arrays(self.model)
+                }
+            return
+        self.wait += 1
+        if self.wait >= self.patience:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self):
+        items = dict(kept_arrays(self.model))
+        for name, weights in self.best_weights.items():
+            items[name].value[...] = operations.current.array(weights)
+
+    def state_dict(self):
+        kept = {"best": self.best, "wait": self.wait, "stopped_epoch": self.stopped_epoch}
+        return kept | {f"weights.{name}": weights for name, weights in self.best_weights.items()}
+
+    def load_state_dict(self, state):
+        self.stopped_epoch = None
+        self.load_best(state, *["wait"] if state["stopped_epoch"] is None else ["wait", "stopped_epoch"])
+        self.best_weights = {
+            name.removeprefix("weights."): weights for name, weights in state.items() if name.startswith("weights.")
+        }
+        items = dict(kept_arrays(self.model))
+        for name, weights in self.best_weights.items():
+            if weights.shape != items[name].value.shape or weights.dtype != items[name].value.dtype:
+                raise ValueError(f"EarlyStopping's {name} is {weights.dtype} {weights.shape}")
+
+
+class ModelCheckpoint(_Monitor):
+    """Save the model after every epoch, or only when it is the best one yet.
+
+    What is saved is the model, for `minicnn.load`. To be able to resume the run, see `fit(checkpoint=...)`.
+
+    Args:
+        filepath: where to; "{epoch}" in it is the epoch, counted from 1, and "{val_loss:.3f}" and the like
+            are its numbers.
+        monitor: the number that decides which epoch is the best, with `save_best_only`.
+        save_best_only: whether to save only when the number became better.
+        mode: as in `EarlyStopping`.
+
+    Attributes:
+        best: the best number so far. It survives a resume.
+
+    Raises:
+        InputError: a mode of another name; in `fit`, a number that the run does not measure, also in `filepath`.
+        FileError: in `fit`, the file cannot be written.
+
+    >>> best = ModelCheckpoint("best.npz", save_best_only=True)
+    """
+
+    def __init__(self, filepath, monitor="val_loss", save_best_only=False, mode="auto"):
+        super().__init__(monitor if save_best_only else None, mode)
+        self.filepath = filepath
+        self.save_best_only = save_best_only
+
+    def on_train_begin(self):
+        self.best = None
+
+    def on_epoch_end(self, epoch, logs):
+        if self.save_best_only and not self.improved(logs):
+            return
+        try:
+            path = os.fspath(self.filepath).format(epoch=epoch + 1, **logs)
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(
+                f"ModelCheckpoint cannot fill in {os.fspath(self.filepath)!r} ({error!r}): it knows epoch, "
+                + ", ".join(logs)
+            ) from error
+        self.model.save(path)
+
+    def state_dict(self):
+        return {"best": self.best}
+
+    def load_state_dict(self, state):
+        self.load_best(state)
+
+
+class ReduceLROnPlateau(_Monitor):
+    """Lower the learning rate when a number has stopped improving.
+
+    Args:
+        monitor: the number.
+        factor: what the rate is multiplied by, above 0 and below 1.
+        patience: epochs without improvement after which it is lowered.
+        mode: as in `EarlyStopping`.
+        min_delta: by how much the number must improve to count, at least 0.
+        cooldown: epochs after lowering in which nothing is counted.
+        min_lr: the rate is not lowered below this.
+
+    Raises:
+        InputError: a mode of another name, or a number out of its range; in `fit`, a number that the run does not
+            measure, or an optimizer whose learning rate is a schedule of its own.
+
+    >>> plateau = ReduceLROnPlateau(monitor="loss", factor=0.5, patience=2)
+    """
+
+    def __init__(
+        self, monitor="val_loss", factor=0.1, patience=10, mode="auto", min_delta=1e-4, cooldown=0, min_lr=0.0
+    ):
+        super().__init__(monitor, mode, min_delta)
+        self.factor = _number(self, "factor", factor)
+        if not 0 < self.factor < 1:
+            raise InputError(f"ReduceLROnPlateau needs a factor above 0 and below 1, got {factor!r}")
+        self.patience = check_integer(patience, "patience", "ReduceLROnPlateau", minimum=0)
+        self.cooldown = check_integer(cooldown, "cooldown", "ReduceLROnPlateau", minimum=0)
+        self.min_lr = _number(self, "min_lr", min_lr)
+        self.wait = self.cooling = 0
+
+    def on_train_begin(self):
+        if not isinstance(self.optimizer.schedule, Constant):
+            raise InputError(
+                f"ReduceLROnPlateau needs a number as learning rate, and the optimizer has a "
+                f"{type(self.optimizer.schedule).__name__}: use one or the other"
+            )
+        self.best, self.wait, self.cooling = None, 0, 0
+
+    def on_epoch_end(self, epoch, logs):
+        if self.cooling > 0:
+            self.cooling -= 1
+            self.wait = 0
+        if self.improved(logs):
+            self.wait = 0
+        elif self.cooling == 0:
+            self.wait += 1
+            rate = self.optimizer.learning_rate
+            if self.wait >= self.patience and rate > self.min_lr:
+                self.optimizer.learning_rate = max(rate * self.factor, self.min_lr)
+                self.cooling, self.wait = self.cooldown, 0
+
+    def state_dict(self):
+        return {"best": self.best, "wait": self.wait, "cooling": self.cooling}
+
+    def load_state_dict(self, state):
+        self.load_best(state, "wait", "cooling")
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate of each epoch by a function.
+
+    For a rate that changes with every step, give the optimizer one of `minicnn.schedules` instead.
+
+    Args:
+        schedule: a function of the epoch, counted from 0, and the current rate; it returns the new rate.
+
+    Raises:
+        InputError: something that is not a function.
+
+    >>> halved = LearningRateScheduler(lambda epoch, learning_rate: learning_rate if epoch < 5 else learning_rate / 2)
+    """
+
+    def __init__(self, schedule):
+        if not callable(schedule):
+            raise InputError(f"LearningRateScheduler needs a function of epoch and learning rate, got {schedule!r}")
+        self.schedule = schedule
+
+    def on_epoch_begin(self, epoch):
+        self.optimizer.learning_rate = float(self.schedule(epoch, self.optimizer.learning_rate))
+
+
+class CSVLogger(Callback):
+    """Write the epochs' numbers to a table, a line an epoch, as `History.to_csv` does.
+
+    The file is complete after every epoch. A resumed run continues where its checkpoint was made: lines of epochs
+    that are done again are not there twice.
+
+    Args:
+        filename: the file.
+        separator: between the numbers of a line.
+        append: whether to continue below the file's present content.
+
+    Raises:
+        FileError: in `fit`, the file cannot be read or written.
+
+    >>> log = CSVLogger("training.csv")
+    """
+
+    def __init__(self, filename, separator=",", append=False):
+        self.filename = filename
+        self.separator = separator
+        self.append = append
+        self.text = ""
+
+    def on_train_begin(self):
+        self.text = ""
+        path = pathlib.Path(self.filename)
+        if self.append and path.exists():
+            try:
+                self.text = path.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise FileError(f"cannot read {path}: {error}") from error
+
+    def on_epoch_end(self, epoch, logs):
+        lines = io.StringIO()
+        writer = csv.writer(lines, delimiter=self.separator, lineterminator="\n")
+        if not self.text:
+            writer.writerow(["epoch", *logs])
+        writer.writerow([epoch + 1, *logs.values()])
+        self.text += lines.getvalue()
+        with atomic_write(self.filename) as file:
+            file.write(self.text.encode())
+
+    def state_dict(self):
+        return {"text": self.text}
+
+    def load_state_dict(self, state):
+        if not isinstance(state["text"], str):
+            raise ValueError(f"CSVLogger's text is {state['text']!r:.60}")
+        self.text = state["text"]
+
+
+class LambdaCallback(Callback):
+    """A callback made of functions.
+
+    Args:
+        on_train_begin, on_epoch_begin, on_batch_end, on_epoch_end, on_train_end: functions with the arguments
+            of `Callback`'s methods of the same names, or None.
+
+    Raises:
+        InputError: something that is not a function.
+
+    >>> show = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))
+    """
+
+    def __init__(
+        self, on_train_begin=None, on_epoch_begin=None, on_batch_end=None, on_epoch_end=None, on_train_end=None
+    ):
+        functions = {
+            "on_train_begin": on_train_begin,
+            "on_epoch_begin": on_epoch_begin,
+            "on_batch_end": on_batch_end,
+            "on_epoch_end": on_epoch_end,
+            "on_train_end": on_train_end,
+        }
+        for name, function in functions.items():
+            if function is None:
+                continue
+            if not callable(function):
+                raise InputError(f"LambdaCallback needs a function as {name}, got {function!r}")
+            setattr(self, name, function)
+
+
+def _number(callback, name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InputError(f"{type(callback).__name__} needs {name} as a number of at least 0, got {value!r}")
+    return float(value)

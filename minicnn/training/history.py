@@ -1,0 +1,87 @@
+"""What was measured in a training run: the numbers of each epoch."""
+
+import base64
+import csv
+import html
+import io
+import json
+
+from minicnn.core.errors import MissingPackageError
+from minicnn.storage.files import atomic_write
+
+
+class History(dict):
+    """What was measured, one number an epoch: `{"loss": [...], "accuracy": [...], ...}`.
+
+    Attributes:
+        interrupted: whether Ctrl-C or SIGTERM ended the run early.
+
+    >>> history = History(loss=[0.5, 0.25], accuracy=[0.8, 0.9])
+    >>> print(history.to_csv())
+    epoch,loss,accuracy
+    1,0.5,0.8
+    2,0.25,0.9
+    <BLANKLINE>
+    """
+
+    interrupted = False
+
+    #: A function of a history that returns its curves as a PNG file's bytes, or None; set where pictures are drawn.
+    draw = None
+
+    def record(self, measured):
+        """Add one epoch's numbers."""
+        for name, value in measured.items():
+            self.setdefault(name, []).append(value)
+
+    def to_csv(self, path=None):
+        """A table with one line an epoch, as text; written to `path` if there is one."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *self])
+        writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*self.values(), strict=True), start=1))
+        return _written(text.getvalue(), path)
+
+    def to_json(self, path=None):
+        """The dict of lists as JSON text; written to `path` if there is one."""
+        return _written(json.dumps(self, indent=1), path)
+
+    def _repr_html_(self):
+        """The epochs as a table, and the curves where matplotlib is there: what a notebook shows."""
+        if not any(self.values()):
+            return "<p>A history of no epochs yet</p>"
+        rows = [
+            [str(epoch), *(f"{value:.4g}" for value in row)]
+            for epoch, row in enumerate(zip(*self.values(), strict=True), start=1)
+        ]
+        table = html_table(["epoch", *self], rows)
+        try:
+            picture = type(self).draw(self) if self.draw else None
+        except MissingPackageError:
+            return table
+        if picture is None:
+            return table
+        picture = base64.b64encode(picture).decode()
+        return f'<img alt="training curves" src="data:image/png;base64,{picture}" style="max-width:100%">{table}'
+
+
+def html_table(header, rows):
+    """A table of texts in HTML; the first column is read from the left, the others are numbers.
+
+    >>> html_table(["layer", "parameters"], [["a < b", "3"]])[-89:]
+    '<td style="text-align:left">a &lt; b</td><td style="text-align:right">3</td></tr></table>'
+    """
+
+    def line(tag, cells):
+        cells = [html.escape(cell) for cell in cells]
+        numbers = "".join(f'<{tag} style="text-align:right">{cell}</{tag}>' for cell in cells[1:])
+        return f'<tr><{tag} style="text-align:left">{cells[0]}</{tag}>{numbers}</tr>'
+
+    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _written(text, path):
+    if path is not None:
+        with atomic_write(path) as file:
+            file.write(text.encode())
+    return text

@@ -1,0 +1,406 @@
+"""The loop: batches, progress, history.
+
+`fit` repeats the four lines of a training step, which are
+`minicnn.core.operations.Operations.training_step`. Besides that it draws a new
+order of the images for every epoch, measures, reports, and keeps the run in a
+file from which it can be resumed.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from minicnn.core import operations
+from minicnn.core.checks import check_array, check_integer
+from minicnn.core.errors import DivergenceError, InputError
+from minicnn.core.losses import Loss, SoftmaxCrossEntropy, as_labels
+from minicnn.core.metrics import correct
+from minicnn.core.optimizers import Adam, Optimizer
+from minicnn.core.parameter import watch_gradients
+from minicnn.datasets.splits import Rows, stratified_split
+from minicnn.training.callbacks import Callback
+from minicnn.training.checkpoint import Checkpoint, fingerprint, settings_of
+from minicnn.training.guard import Guard
+from minicnn.training.history import History
+from minicnn.training.interrupts import Interrupts
+from minicnn.training.progress import Progress
+
+#: What a run's position consists of.
+POSITION = {
+    "epoch": int,
+    "batch": int,
+    "seen": int,
+    "total_loss": float,
+    "n_correct": int,
+    "seconds": float,
+    "finished": bool,
+    "stop_training": bool,
+}
+
+
+class Run:
+    """A training run: who takes part, what was measured, and its position.
+
+    Attributes:
+        model, optimizer, loss, callbacks: who takes part.
+        parameters: the model's parameters by name.
+        history: of the epochs that are done.
+        epoch, batch: the position, both counted from 0: the next batch to be trained on.
+        seen, total_loss, n_correct: images of this epoch so far, the sum of their losses, and how many were correct.
+        seconds: this epoch's time before the run was stopped.
+        finished: whether a callback ended it.
+        is_checked: whether it is known that the model holds every Parameter that receives gradients.
+        images, batch_size: how many images an epoch has, and a batch; set by `fit`.
+    """
+
+    def __init__(self, model, optimizer, loss, callbacks):
+        self.model, self.optimizer, self.loss, self.callbacks = model, optimizer, loss, callbacks
+        self.history = History()
+        self.finished = False
+        self.is_checked = False
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch):
+        """Go to the start of an epoch."""
+        self.epoch, self.batch = epoch, 0
+        self.seen, self.total_loss, self.n_correct, self.seconds = 0, 0.0, 0, 0.0
+
+    def count(self, loss, outputs, labels):
+        """Add a batch that was trained on; nothing is converted to a Python number, which may have to wait."""
+        self.batch += 1
+        self.seen += len(labels)
+        self.total_loss = self.total_loss + loss.astype("float64") * len(labels)
+        if self.loss.is_classification:
+            self.n_correct = self.n_correct + correct(outputs, labels)
+
+    def means(self):
+        """The means of this epoch so far."""
+        means = {"loss": to_float(self.total_loss) / self.seen}
+        if self.loss.is_classification:
+            means["accuracy"] = to_float(self.n_correct) / self.seen
+        return means
+
+    def position(self):
+        """The position as plain values."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seen": self.seen,
+            "total_loss": to_float(self.total_loss),
+            "n_correct": int(to_float(self.n_correct)),
+            "seconds": self.seconds,
+            "finished": bool(self.finished),
+            "stop_training": bool(self.model.stop_training),
+        }
+
+    def seek(self, position):
+        """Go to a position; ValueError where no run over this data set can be."""
+        for name, kind in POSITION.items():
+            value = position[name]
+            if type(value) is not kind or not math.isfinite(value) or (value < 0 and name != "total_loss"):
+                raise ValueError(f"the position's {name} is {value!r:.60}")
+            setattr(self.model if name == "stop_training" else self, name, value)
+        if self.seen != min(self.batch * self.batch_size, self.images) or self.n_correct > self.seen:
+            raise ValueError(f"after {self.batch} batches, {self.n_correct} of {self.seen} images cannot be correct")
+        if self.batch and (self.batch - 1) * self.batch_size >= self.images:
+            raise ValueError(f"an epoch of {self.images} images does not have {self.batch} batches")
+
+
+def to_float(x):
+    """A scalar of any backend as a Python float; on a GPU this waits until it is computed."""
+    return float(operations.current.to_numpy(x))
+
+
+def fit(
+    model,
+    x,
+    y,
+    epochs=10,
+    batch_size=32,
+    optimizer=None,
+    loss=None,
+    validation_split=0.0,
+    validation_data=None,
+    shuffle=True,
+    callbacks=(),
+    verbose=True,
+    checkpoint=None,
+    checkpoint_every=300.0,
+    resume=False,
+):
+    """Train a model; the arguments are those of `Sequential.fit`."""
+    run = Run(
+        model,
+        Adam() if optimizer is None else optimizer,
+        SoftmaxCrossEntropy() if loss is None else loss,
+        [] if callbacks is None else list(callbacks) if isinstance(callbacks, Iterable) else [callbacks],
+    )
+    current = operations.current
+    if not isinstance(run.optimizer, Optimizer):
+        raise InputError(f"fit needs an optimizer such as minicnn.Adam(0.001), got {run.optimizer!r}")
+    epochs = check_integer(epochs, "epochs", "fit", minimum=0)
+    batch_size = check_integer(batch_size, "batch_size", "fit")
+    y = current.to_numpy(as_labels(y))
+    check_set(model, x, y, run.loss)
+    train, held_out = _split(y, run.loss, validation_split, model.seed)
+    if validation_data is not None:
+        validation_data = _check_pair(model, validation_data, run.loss, validation_split)
+    _check_callbacks(run.callbacks, run.loss, held_out is not None or validation_data is not None)
+    run.images, run.batch_size = len(train), batch_size
+
+    file = None
+    if checkpoint is not None:
+        settings = {
+            "model": model.description(),
+            "loss": settings_of(run.loss),
+            "batch_size": batch_size,
+            "shuffle": bool(shuffle),
+            "images": fingerprint(x),
+            "labels": fingerprint(y),
+            "validation_split": validation_split,
+            "validation_data": None if validation_data is None else [fingerprint(part) for part in validation_data],
+            "callbacks": [{"class": type(callback).__name__, **callback.config()} for callback in run.callbacks],
+        }
+        file = Checkpoint(checkpoint, run, settings)
+        file.open(resume)
+    elif resume:
+        raise InputError("fit with resume=True needs checkpoint=PATH, the file of the run")
+
+    x, y = current.keep(x), current.keep(y)
+    validation = None
+    if validation_data is not None:
+        validation = tuple(map(current.keep, validation_data))
+    elif held_out is not None:
+        validation = Rows(x, held_out), current.take(y, held_out)
+    _prepare(run, x[:1])
+    for callback in run.callbacks:
+        callback.model, callback.optimizer = model, run.optimizer
+        callback.on_train_begin()
+    if file is not None:
+        file.begin()
+    step = current.training_step(model, run.loss, run.optimizer)
+    # An overflow is reported by the guard, which says more than NumPy's warning.
+    with Guard(model, run.loss) as guard, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
+        while run.epoch < epochs and not run.finished and not interrupts.requested:
+            order = train
+            if shuffle:  # from the steps taken before this epoch: a second `fit` continues with new orders
+                order = np.random.default_rng([model.seed, run.optimizer.steps - run.batch]).permutation(train)
+            with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
+                _train_epoch(run, x, y, order, step, guard, progress, file, checkpoint_every, interrupts)
+                if not run.seen:  # a callback stopped the training before its first batch
+                    break
+                if not interrupts.requested:
+                    _end_epoch(run, validation, batch_size, guard, progress, file)
+        requested = interrupts.requested
+        if requested and file is not None and file.position != run.position():  # it was stopped within an epoch
+            _save(run, guard, file)
+    if requested and run.epoch < epochs and not run.finished:
+        run.history.interrupted = True
+        print(_how_to_resume(run, requested, checkpoint), file=sys.stderr)
+        return run.history
+    for callback in run.callbacks:
+        callback.on_train_end()
+    return run.history
+
+
+def _prepare(run, x):
+    """Make the model and the optimizer ready for the first step."""
+    model = run.model
+    model.prepare(x)  # builds what is not built yet
+    model.stop_training = False
+    run.parameters = model.parameters()
+    for parameter in run.parameters.values():
+        parameter.clear_gradient()
+    run.optimizer.steps = run.optimizer.steps_taken(run.parameters)
+
+
+def _train_epoch(run, x, y, order, step, guard, progress, file, checkpoint_every, interrupts):
+    """Every image once, from the run's position on."""
+    current, model = operations.current, run.model
+    started = saved = time.perf_counter()
+    before = run.seconds
+    if run.batch == 0:
+        for callback in run.callbacks:
+            callback.on_epoch_begin(run.epoch)
+    starts = range(run.batch * run.batch_size, len(order), run.batch_size)
+    batches = [order[start : start + run.batch_size] for start in starts]
+    for rows, images in zip(batches, current.batches(x, batches), strict=True):
+        if model.stop_training:
+            break
+        labels = current.array(current.take(y, rows))
+        guard.begin_batch(run, images, labels)
+        if run.is_checked:
+            loss, outputs = step(images, labels, guard)
+        else:
+            with watch_gradients() as receivers:
+                loss, outputs = step(images, labels, guard)
+            _check_receivers(model, receivers)
+            run.is_checked = True
+        run.count(loss, outputs, labels)
+        progress.update(len(rows), run.means)
+        now = time.perf_counter()
+        run.seconds = before + now - started
+        try:
+            for callback in run.callbacks:
+                callback.on_batch_end(run.batch - 1, loss)
+        except Exception:
+            _save(run, guard, file)
+            raise
+        if interrupts.requested:
+            break
+        if checkpoint_every is not None and now - saved >= checkpoint_every:
+            _save(run, guard, file)
+            saved = time.perf_counter()
+
+
+def _check_receivers(model, receivers):
+    """Refuse a model with a Parameter that receives gradients and that its optimizer and its file never see."""
+    lost = receivers - set(model.parameters().values())
+    if lost:
+        shapes = ", ".join(str(tuple(parameter.value.shape)) for parameter in lost)
+        raise InputError(
+            f"a layer adds gradients to a Parameter of shape {shapes} that the model does not hold, so it would not be "
+            "trained or saved: keep it in an attribute of the layer, or there in a list, a tuple or a dict"
+        )
+
+
+def _end_epoch(run, validation, batch_size, guard, progress, file):
+    """Measure, report, and go to the next epoch."""
+    guard.check_weights(run)
+    measured = run.means()
+    if validation is not None:
+        val_loss, val_accuracy = _measure(run.model, *validation, run.loss, max(batch_size, 512))
+        if not math.isfinite(val_loss):
+            raise DivergenceError(
+                f"the validation loss after epoch {run.epoch + 1} is {val_loss}, while the training loss is "
+                f"{measured['loss']:.4g}: look at the validation data",
+                history=run.history,
+            )
+        measured["val_loss"] = val_loss
+        if val_accuracy is not None:
+            measured["val_accuracy"] = val_accuracy
+    progress.finish(measured, run.seconds)
+    measured |= {"learning_rate": run.optimizer.learning_rate, "seconds": run.seconds}
+    if run.callbacks:  # so that a callback that raises costs nothing
+        _save(run, guard, file)
+    for callback in run.callbacks:
+        callback.on_epoch_end(run.epoch, dict(measured))
+    run.history.record(measured)
+    run.finished = run.model.stop_training
+    run.begin_epoch(run.epoch + 1)
+    _save(run, guard, file)
+
+
+def _save(run, guard, file):
+    if file is not None:
+        guard.check_weights(run)
+        file.save()
+
+
+def _split(y, loss, validation_split, seed):
+    """The rows to train on, and those held out to validate on, or None."""
+    if not validation_split:
+        return np.arange(len(y)), None
+    classes = np.zeros(len(y), dtype=int)
+    if loss.is_classification:
+        classes = y.argmax(axis=1) if y.ndim == 2 else y
+    return stratified_split(classes, validation_split, np.random.default_rng(seed))
+
+
+def _check_pair(model, validation_data, loss, validation_split):
+    """The validation set (x, y), validated."""
+    if validation_split:
+        raise InputError("fit takes validation_split or validation_data, not both")
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise InputError(f"fit needs validation_data as a pair (x, y), got {type(validation_data).__name__}")
+    x, y = validation_data[0], operations.current.to_numpy(as_labels(validation_data[1]))
+    check_set(model, x, y, loss)
+    return x, y
+
+
+def _check_callbacks(callbacks, loss, validates):
+    """Refuse what is not a callback, or monitors a number that this run does not measure."""
+    measured = ["loss"] + ["accuracy"] * loss.is_classification
+    if validates:
+        measured += [f"val_{name}" for name in measured]
+    measured += ["learning_rate", "seconds"]
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise InputError(
+                f"fit needs callbacks such as minicnn.EarlyStopping(), derived from minicnn.Callback, got {callback!r}"
+            )
+        if callback.monitor is not None and callback.monitor not in measured:
+            fix = ": give fit validation data" if callback.monitor.startswith("val_") else ""
+            raise InputError(
+                f"{type(callback).__name__} monitors {callback.monitor!r}, and this run measures "
+                f"{', '.join(measured)}{fix}"
+            )
+
+
+def _how_to_resume(run, signal, checkpoint):
+    where = f"{signal}: stopped in epoch {run.epoch + 1} after batch {run.batch}"
+    if checkpoint is None:
+        return (
+            f"{where}. The model keeps what it has learned; a run with fit(..., checkpoint=PATH) "
+            f"could be resumed where it stopped"
+        )
+    return f"{where} and saved. Resume with fit(..., checkpoint={str(checkpoint)!r}, resume=True)"
+
+
+def evaluate(model, x, y, loss, batch_size=512):
+    """The mean loss and the accuracy (None for a regression) of a model on a set."""
+    y = operations.current.to_numpy(as_labels(y))
+    check_set(model, x, y, loss)
+    return _measure(model, x, y, loss, check_integer(batch_size, "batch_size", "evaluate"))
+
+
+def _measure(model, x, y, loss, batch_size):
+    current = operations.current
+    total_loss, n_correct = 0.0, 0
+    batches = [slice(start, start + batch_size) for start in range(0, len(y), batch_size)]
+    for rows, images in zip(batches, current.batches(x, batches), strict=True):
+        outputs, _ = model.forward(images)
+        labels = current.array(y[rows])
+        value, _ = loss.compute(outputs, labels)
+        total_loss = total_loss + value.astype("float64") * len(labels)
+        if loss.is_classification:
+            n_correct = n_correct + correct(outputs, labels)
+    return to_float(total_loss) / len(y), to_float(n_correct) / len(y) if loss.is_classification else None
+
+
+def check_set(model, x, y, loss):
+    """Refuse images and labels that cannot be right, before any work is done.
+
+    Raises:
+        InputError: an empty set, lengths that differ, a wrong shape or dtype, numbers that are not finite, or
+            labels that do not belong to the model's outputs; something that is not a loss, or does not suit the model.
+    """
+    if not isinstance(loss, Loss):
+        raise InputError(f"the loss must be one such as minicnn.SoftmaxCrossEntropy(), got {loss!r}")
+    if model.ends_in_softmax and not loss.from_logits:
+        raise InputError(
+            f"{type(loss).__name__} compares the model's outputs, and a closing Softmax is left out in training: "
+            f"use SoftmaxCrossEntropy, or a model without the Softmax"
+        )
+    check_images(model, x)
+    if len(x) != len(y):
+        raise InputError(f"{len(x)} images and {len(y)} labels: there must be one label for each image")
+    loss.check(y, (len(y), *model.shapes[-1]))
+
+
+def check_images(model, x):
+    """Refuse images that a model cannot take, or that are not finite numbers."""
+    check_array(x, "the model")
+    if len(x) == 0:
+        raise InputError("the data set is empty: it has no images")
+    model.check_batch(x)
+    model.prepare(x[:1])  # builds a model whose shape is taken from the first batch
+    if x.dtype.kind == "f":
+        for start in range(0, len(x), 4096):  # in pieces, to save memory
+            piece = operations.current.to_numpy(x[start : start + 4096])
+            if not np.isfinite(piece).all():
+                index = start + int(np.argwhere(~np.isfinite(piece))[0, 0])
+                raise InputError(f"image {index} holds NaN or infinity: clean the data first")
