@@ -481,6 +481,20 @@ def test_the_environment_variable_chooses():
     assert "abacus" in done.stderr
 
 
+def test_a_model_is_moved_between_backends_with_all_that_it_holds(device, rng):
+    x = rng.random((3, 1, 8, 8), dtype="float32")
+    mc.use("numpy")
+    model = small_model(dropout=True)
+    expected = model.predict(x)
+    use("the stand-in")
+    model.convert()
+    assert all(mc.backends.current().owns(parameter.value) for parameter in model.parameters().values())
+    np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5)
+    mc.use("numpy")
+    model.convert()
+    np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5)
+
+
 def test_a_model_of_one_backend_and_an_array_of_the_other_is_refused(device):
     layer = built(lambda: mc.Dense(2), (3,), "float32")
     with pytest.raises(mc.InputError, match="to_device"):
