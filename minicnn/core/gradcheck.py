@@ -164,7 +164,7 @@ def _prepare_loss(loss, x, labels):
     """The value of a loss as a function without arguments, its input by name, and the gradient by name."""
     x = operations.current.array(x)
     _, dx = loss(x, labels)
-    return (lambda: _to_float(loss(x, labels)[0])), {"x": x}, {"x": operations.current.to_numpy(dx)}
+    return (lambda: operations.to_float(loss(x, labels)[0])), {"x": x}, {"x": operations.current.to_numpy(dx)}
 
 
 def _float64_copy(target, x):
@@ -204,7 +204,7 @@ def _prepare_layer(layer, x, training, rng):
     if independent_samples(layer, training) and len(x) > 1:
         _check_halves(layer, forward, x, y, dy, gradients)
     arrays = {"x": x} | {name: parameter.value for name, parameter in parameters.items()}
-    return (lambda: _to_float((forward(x)[0] * dy).sum())), arrays, gradients
+    return (lambda: operations.to_float((forward(x)[0] * dy).sum())), arrays, gradients
 
 
 def _repeatable(layer, training):
@@ -279,10 +279,6 @@ def _check_halves(layer, forward, x, y, dy, gradients):
                 f"{_name(layer)} claims independent_samples, but the {what} of a batch is not that of its two halves: "
                 "set independent_samples = False"
             )
-
-
-def _to_float(x):
-    return float(operations.current.to_numpy(x))
 
 
 def _compare(name, array, gradient, value, rng):

@@ -252,3 +252,8 @@ def use(operations):
     """Compute with another backend from now on."""
     global current
     current = operations
+
+
+def to_float(x):
+    """A scalar of the backend in use as a Python float; it may have to wait until the scalar is computed."""
+    return float(current.to_numpy(x))

@@ -5,6 +5,7 @@ known by identity; a class of the user's own is used only where the caller of
 `load` names it, whatever it is called.
 """
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -161,6 +162,17 @@ def restore_states(model, arrays, values):
             raise ValueError(f"the state {name} is {values[name]!r:.60}")
         else:
             state.value = values[name]
+
+
+@contextlib.contextmanager
+def states_restored(model):
+    """A block that may change the model's states, such as Dropout's step: at its end they are as before."""
+    arrays, values = states_of(model)
+    arrays = {name: array.copy() for name, array in arrays.items()}  # a layer may change them in place
+    try:
+        yield
+    finally:
+        restore_states(model, arrays, values)
 
 
 def _custom(custom_layers):

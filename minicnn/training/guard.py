@@ -18,7 +18,7 @@ from minicnn.core import operations
 from minicnn.core.errors import DivergenceError, FileError
 from minicnn.core.layer import kept_arrays
 from minicnn.core.sequential import first_trainable
-from minicnn.storage.models import restore_states, states_of
+from minicnn.storage.models import states_restored
 
 CHECK_EVERY = 100  # batches between checks of the loss where a check waits for a device
 COPY_EVERY, COPY_BYTES = 100, 2**26  # batches from one copy of good weights to the next; weights up to this size
@@ -73,8 +73,8 @@ class Guard:
         """
         if not self.check_is_due:
             return
-        if not math.isfinite(_to_float(value + self.run.total_loss)):
-            self.stop(f"the loss is {_to_float(value)}", self.run, self.x, self.labels)
+        if not math.isfinite(operations.to_float(value + self.run.total_loss)):
+            self.stop(f"the loss is {operations.to_float(value)}", self.run, self.x, self.labels)
         if self._copy_is_due():
             self._copy(self.run)
         else:
@@ -88,7 +88,7 @@ class Guard:
         """
         if self.checks_are_free and self.last_gradient is not None and self.last_gradient.has_gradient:
             norm = operations.current.squared_norm(self.last_gradient.gradients)
-            if not math.isfinite(_to_float(norm)):
+            if not math.isfinite(operations.to_float(norm)):
                 self.stop("the gradients are not finite", self.run, self.x, self.labels)
 
     def check_weights(self, run):
@@ -97,7 +97,7 @@ class Guard:
         Raises:
             DivergenceError: a weight, or the epoch's loss so far, is not finite.
         """
-        if not math.isfinite(_to_float(run.total_loss)):
+        if not math.isfinite(operations.to_float(run.total_loss)):
             self.stop("the loss is not finite", run)
         for name, item in self.arrays.items():
             if not _finite(item.value):
@@ -180,11 +180,8 @@ def first_not_finite(model, loss, x, labels):
     Returns:
         a text such as "the output of conv2d_2" or "the gradient of dense_1.weight", or None if all is finite.
     """
-    arrays, values = states_of(model)
-    try:
+    with states_restored(model):
         return _first_not_finite(model, loss, x, labels)
-    finally:
-        restore_states(model, arrays, values)
 
 
 def _first_not_finite(model, loss, x, labels):
@@ -201,8 +198,8 @@ def _first_not_finite(model, loss, x, labels):
             return f"the output of {name}"
         steps.append((name, layer, backward))
     value, dy = loss.compute(y, labels)
-    if not math.isfinite(_to_float(value)):
-        return f"the loss, of outputs up to {_to_float(abs(y).max()):.3g}"
+    if not math.isfinite(operations.to_float(value)):
+        return f"the loss, of outputs up to {operations.to_float(abs(y).max()):.3g}"
     if not _finite(dy):
         return "the gradient of the loss"
     for name, layer, backward in reversed(steps):
@@ -215,10 +212,8 @@ def _first_not_finite(model, loss, x, labels):
     return None
 
 
-def _to_float(x):
-    return float(operations.current.to_numpy(x))
-
-
 def _finite(array):
     """Whether all numbers are finite, found without a copy: NaN and infinity are their array's extremes."""
-    return array.size == 0 or (math.isfinite(_to_float(array.min())) and math.isfinite(_to_float(array.max())))
+    return array.size == 0 or (
+        math.isfinite(operations.to_float(array.min())) and math.isfinite(operations.to_float(array.max()))
+    )

@@ -78,9 +78,9 @@ class Run:
 
     def means(self):
         """The means of this epoch so far."""
-        means = {"loss": to_float(self.total_loss) / self.seen}
+        means = {"loss": operations.to_float(self.total_loss) / self.seen}
         if self.loss.is_classification:
-            means["accuracy"] = to_float(self.n_correct) / self.seen
+            means["accuracy"] = operations.to_float(self.n_correct) / self.seen
         return means
 
     def position(self):
@@ -89,8 +89,8 @@ class Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "seen": self.seen,
-            "total_loss": to_float(self.total_loss),
-            "n_correct": int(to_float(self.n_correct)),
+            "total_loss": operations.to_float(self.total_loss),
+            "n_correct": int(operations.to_float(self.n_correct)),
             "seconds": self.seconds,
             "finished": bool(self.finished),
             "stop_training": bool(self.model.stop_training),
@@ -107,11 +107,6 @@ class Run:
             raise ValueError(f"after {self.batch} batches, {self.n_correct} of {self.seen} images cannot be correct")
         if self.batch and (self.batch - 1) * self.batch_size >= self.images:
             raise ValueError(f"an epoch of {self.images} images does not have {self.batch} batches")
-
-
-def to_float(x):
-    """A scalar of any backend as a Python float; on a GPU this waits until it is computed."""
-    return float(operations.current.to_numpy(x))
 
 
 def fit(
@@ -368,7 +363,9 @@ def _measure(model, x, y, loss, batch_size):
         total_loss = total_loss + value.astype("float64") * len(labels)
         if loss.is_classification:
             n_correct = n_correct + correct(outputs, labels)
-    return to_float(total_loss) / len(y), to_float(n_correct) / len(y) if loss.is_classification else None
+    return operations.to_float(total_loss) / len(y), operations.to_float(n_correct) / len(
+        y
+    ) if loss.is_classification else None
 
 
 def check_set(model, x, y, loss):

@@ -6,15 +6,7 @@ lays each result out in the order of its axes, whatever the layout of the argume
 view `batch_last` of a batch.
 """
 
-
-def batch_last(x):
-    """A view of a batch (N, ...) with the batch as its last axis, (..., N)."""
-    return x.transpose(*range(1, x.ndim), 0)
-
-
-def batch_first(x):
-    """The inverse of `batch_last`: a view (N, ...) of an array (..., N)."""
-    return x.transpose(x.ndim - 1, *range(x.ndim - 1))
+from minicnn.backends.numpy.layout import batch_first, batch_last
 
 
 def batch_innermost(xp, x, dtype):

@@ -9,6 +9,7 @@ import numpy as np
 
 from minicnn.backends.cupy.fusion import fuse_elementwise
 from minicnn.backends.cupy.layout import batch_first, batch_last
+from minicnn.backends.numpy.pooling import accumulate, pixel_weight, unpad
 from minicnn.core.im2col import pad
 
 
@@ -29,8 +30,8 @@ def max_pool(xp, x, window):
         dimage = xp.zeros(padded_shape, dtype=dy.dtype)
         for tap, (_, _, rows, cols) in enumerate(window.taps(OH, OW)):
             gradient = fuse_elementwise(xp, (_route,), dy, winner, winner.dtype.type(tap))
-            _accumulate(window, dimage[:, rows, cols], gradient)
-        return _unpad(window, dimage, H, W)
+            accumulate(window, dimage[:, rows, cols], gradient)
+        return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
 
@@ -54,7 +55,8 @@ def average_pool(xp, x, window, count_padding):
     OH, OW = window.output_shape(H, W)
     image = batch_last(pad(x, window.pads(H, W)))  # (C, HP, WP, N)
     (_, _, rows, cols), *taps = window.taps(OH, OW)
-    weight = _pixel_weight(xp, window, H, W, count_padding, x.dtype)
+    weight = pixel_weight(window, H, W, count_padding, x.dtype)
+    weight = xp.asarray(weight) if isinstance(weight, np.ndarray) else weight
     y = image[:, rows, cols].copy()  # (C, OH, OW, N)
     for _, _, rows, cols in taps:
         y += image[:, rows, cols]
@@ -65,8 +67,8 @@ def average_pool(xp, x, window, count_padding):
         dy = batch_last(dy) * weight
         dimage = xp.zeros(padded_shape, dtype=dy.dtype)
         for _, _, rows, cols in window.taps(OH, OW):
-            _accumulate(window, dimage[:, rows, cols], dy)
-        return _unpad(window, dimage, H, W)
+            accumulate(window, dimage[:, rows, cols], dy)
+        return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
 
@@ -80,32 +82,3 @@ def _global_average(xp, x):
         return batch_first(xp.broadcast_to(batch_last(dy) * (1 / (H * W)), (C, H, W, N)))
 
     return batch_first(y), to_input
-
-
-def _accumulate(window, pixels, gradient):
-    """Add to pixels that are zero unless windows overlap; where they do not, writing is enough."""
-    if window.overlaps:
-        pixels += gradient
-    else:
-        pixels[...] = gradient
-
-
-def _unpad(window, padded, H, W):
-    """The images (N, C, H, W) inside a padded array (C, HP, WP, N)."""
-    (top, _), (left, _) = window.pads(H, W)
-    return batch_first(padded[:, top : top + H, left : left + W])
-
-
-def _pixel_weight(xp, window, H, W, count_padding, dtype):
-    """The weight of one pixel in its window's mean: a number, or (OH, OW, 1) where windows reach the padding."""
-    KH, KW = window.kernel_size
-    pads = window.pads(H, W)
-    if count_padding or pads == ((0, 0), (0, 0)):
-        return 1 / (KH * KW)
-    (high, wide) = (
-        [min(i * stride + kernel, before + size) - max(i * stride, before) for i in range(positions)]
-        for positions, stride, kernel, (before, _), size in zip(
-            window.output_shape(H, W), window.stride, (KH, KW), pads, (H, W), strict=True
-        )
-    )
-    return xp.asarray([[[1 / (h * w)] for w in wide] for h in high], dtype=dtype)

@@ -26,8 +26,8 @@ def max_pool(x, window):
         dy = batch_last(dy)
         dimage = np.zeros(padded_shape, dtype=dy.dtype)
         for tap, (_, _, rows, cols) in enumerate(window.taps(OH, OW)):
-            _route(window, dimage[:, rows, cols], dy * (winner == winner.dtype.type(tap)))
-        return _unpad(window, dimage, H, W)
+            accumulate(window, dimage[:, rows, cols], dy * (winner == winner.dtype.type(tap)))
+        return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
 
@@ -40,7 +40,7 @@ def average_pool(x, window, count_padding):
     OH, OW = window.output_shape(H, W)
     image = batch_last(pad(x, window.pads(H, W)))  # (C, HP, WP, N)
     (_, _, rows, cols), *taps = window.taps(OH, OW)
-    weight = _pixel_weight(window, H, W, count_padding, x.dtype)
+    weight = pixel_weight(window, H, W, count_padding, x.dtype)
     y = image[:, rows, cols].copy()  # (C, OH, OW, N)
     for _, _, rows, cols in taps:
         y += image[:, rows, cols]
@@ -51,8 +51,8 @@ def average_pool(x, window, count_padding):
         dy = batch_last(dy) * weight
         dimage = np.zeros(padded_shape, dtype=dy.dtype)
         for _, _, rows, cols in window.taps(OH, OW):
-            _route(window, dimage[:, rows, cols], dy)
-        return _unpad(window, dimage, H, W)
+            accumulate(window, dimage[:, rows, cols], dy)
+        return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
 
@@ -68,7 +68,7 @@ def _global_average(x):
     return batch_first(y), to_input
 
 
-def _route(window, pixels, gradient):
+def accumulate(window, pixels, gradient):
     """Add to pixels that are zero unless windows overlap; where they do not, writing takes half the time."""
     if window.overlaps:
         pixels += gradient
@@ -76,13 +76,13 @@ def _route(window, pixels, gradient):
         pixels[...] = gradient
 
 
-def _unpad(window, padded, H, W):
+def unpad(window, padded, H, W):
     """The images (N, C, H, W) inside a padded array (C, HP, WP, N)."""
     (top, _), (left, _) = window.pads(H, W)
     return batch_first(padded[:, top : top + H, left : left + W])
 
 
-def _pixel_weight(window, H, W, count_padding, dtype):
+def pixel_weight(window, H, W, count_padding, dtype):
     """The weight of one pixel in its window's mean: a number, or (OH, OW, 1) where windows reach the padding."""
     KH, KW = window.kernel_size
     pads = window.pads(H, W)

@@ -35,7 +35,7 @@ from minicnn.core.layers import (
 )
 from minicnn.core.losses import SoftmaxCrossEntropy
 from minicnn.inspect.summary import count_parameters
-from minicnn.storage.models import restore_states, states_of
+from minicnn.storage.models import states_restored
 
 UNITS, INPUTS = 24, 24  # of a dense layer: units shown, and inputs shown for each
 NUMERICAL_SECONDS = 1.5  # for the numerical gradients of an array, at most
@@ -131,17 +131,6 @@ def gradients_cleared(model):
     finally:
         for parameter in parameters:
             parameter.clear_gradient()
-
-
-@contextlib.contextmanager
-def states_restored(model):
-    """A block that may change the model's states, such as Dropout's step: at its end they are as before."""
-    arrays, values = states_of(model)
-    arrays = {name: array.copy() for name, array in arrays.items()}  # a layer may change them in place
-    try:
-        yield
-    finally:
-        restore_states(model, arrays, values)
 
 
 def one_image(model, image, caller="explain"):
