@@ -23,6 +23,21 @@ def check_array(x, owner):
         raise InputError(f"{owner} needs an array, got {type(x).__name__}: convert with np.asarray(x)")
 
 
+def quoted(value, length=120):
+    """A value from outside (a path, a name in a file, an argument) as text for a message, never longer than `length`.
+
+    What cannot be printed is escaped, and the middle of a long text is left out.
+
+    >>> quoted("a.png"), quoted("x" * 500, length=20)
+    ("'a.png'", "'xxxxxxx ... xxxxxx'")
+    """
+    text = repr(value if isinstance(value, (bytes, int, float)) else str(value))
+    if len(text) <= length:
+        return text
+    half = (length - 5) // 2
+    return f"{text[: length - 5 - half]} ... {text[-half:]}"
+
+
 def is_integer(value, minimum):
     """Whether a value is an integer, Python's or NumPy's, of at least `minimum`; True and False are not integers.
 
