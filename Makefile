@@ -1,12 +1,12 @@
 # Shorthands; every target makes the environment (.venv) it needs.
 
-.PHONY: demo test lint format benchmark
+.PHONY: demo test lint format benchmark mutants
 
 demo: .venv/plots
 	.venv/bin/python examples/lenet5.py
 
 test: .venv/test
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist worksteal
 
 lint: .venv/test
 	.venv/bin/ruff check .
@@ -19,7 +19,12 @@ format: .venv/test
 benchmark: .venv/benchmarks
 	.venv/bin/python benchmarks/cpu.py
 
-.venv/plots .venv/test .venv/benchmarks: .venv/%: setup.cfg
+# One thread: each changed copy of the code runs in a fork.
+mutants: .venv/mutation .venv/test
+	MINICNN_THREADS=1 .venv/bin/mutmut run "minicnn.core.$(FILE)*"
+	.venv/bin/mutmut results
+
+.venv/plots .venv/test .venv/benchmarks .venv/mutation: .venv/%: setup.cfg
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --editable ".[$*]"
 	touch $@

@@ -1,4 +1,4 @@
-"""A layer of your own, the check of its gradient, and the report of the check when the gradient is wrong.
+"""A layer of your own, the check of its gradient, the report when the gradient is wrong, and every other check.
 
 Run it from the project's folder: python examples/check_your_layer.py
 """
@@ -6,6 +6,7 @@ Run it from the project's folder: python examples/check_your_layer.py
 import numpy as np
 
 import minicnn as mc
+from minicnn.console import show
 
 
 class Swish(mc.Layer):
@@ -39,16 +40,21 @@ class WrongSwish(Swish):
         return y, backward
 
 
-x = np.random.default_rng(0).normal(size=(4, 3, 5, 5))  # float64, which the numerical differences need
+x = np.random.default_rng(0).normal(size=(4, 3, 5, 5))
 
-print(mc.gradcheck.check(Swish(), x))
+show(mc.gradcheck.check(Swish(), x))
 
 try:
     mc.gradcheck.check(WrongSwish(), x)
 except mc.GradientError as error:
-    print(f"\nAnd with a mistake in it:\n{error}")
+    show(f"\nAnd with a mistake in it:\n{error}")
 
-# In a test of your own (pytest), one line is enough: it raises an error when a gradient is wrong.
+# Every check that the library's own layers pass: dtypes, memory orders, saving and resuming, all backends, and more.
+mc.testing.check_layer(Swish, (3, 5, 5))
+show(f"\nSwish passes: {', '.join(mc.testing.CHECKS)}")
+
+# In tests of your own (pytest), one test for each layer and each check:
 #
-#     def test_swish():
-#         mc.gradcheck.check(Swish(), np.random.default_rng(0).normal(size=(4, 3, 5, 5)))
+#     @mc.testing.parametrize_with_checks([(Swish, (3, 5, 5))])
+#     def test_my_layers(check):
+#         check()

@@ -4,6 +4,7 @@ Each network is written out in its own example.
 """
 
 import argparse
+import atexit
 import math
 import os
 import pathlib
@@ -16,6 +17,8 @@ import report
 from PIL import Image, ImageDraw, ImageFont
 
 import minicnn as mc
+from minicnn.console import discard_unwritten, run_command, show, show_error
+from minicnn.core.checks import quoted
 from minicnn.datasets import LETTERS
 from minicnn.storage.files import atomic_write
 from minicnn.training.checkpoint import optimizer_settings
@@ -26,6 +29,7 @@ DATA = (
 )
 BACKEND = "what computes: plain (the formulas alone) or numpy on the CPU, cupy on the GPU, auto (cupy if it works)"
 DOWNLOADS = {"notmnist-small": "small", "notmnist-large": "large", "notmnist-idx": "idx"}
+atexit.register(discard_unwritten)  # whatever the command line ends with, such as --help | head -1
 GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
 
 
@@ -60,11 +64,11 @@ def options(description, name, epochs, samples=None, resumes=True):
     ):  # before any work: a run must not fail at its end because a folder is missing
         path = pathlib.Path(path).resolve()
         if path.is_dir():
-            parser.error(f"{path} is a folder: give the name of a file")
+            parser.error(f"{quoted(path)} is a folder: give the name of a file")
         if not path.parent.is_dir():
-            parser.error(f"the folder of {path} does not exist")
+            parser.error(f"the folder of {quoted(path)} does not exist")
         if not os.access(path.parent, os.W_OK):
-            parser.error(f"the folder of {path} cannot be written")
+            parser.error(f"the folder of {quoted(path)} cannot be written")
     try:
         chosen.backend = mc.use(chosen.backend)
         if chosen.report is not None:
@@ -89,7 +93,7 @@ def load_data(chosen):
         if chosen.samples > len(x_train):
             sys.exit(f"error: --samples {chosen.samples} is more than the {len(x_train)} training images")
         x_train, y_train = x_train[: chosen.samples], y_train[: chosen.samples]  # they come shuffled
-    print(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test; backend {chosen.backend}")
+    show(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test; backend {chosen.backend}")
     return (x_train[:, None], y_train), (x_test[:, None], y_test), what
 
 
@@ -97,39 +101,39 @@ def run(model, optimizer, chosen):
     """Train a network, measure it on the test set, save it, and draw its predictions for some test images.
 
     Returns:
-        the exit status: 1 if the accuracy is below `--min-accuracy`.
+        the exit code: 1 if the accuracy is below `--min-accuracy`, or after an error; 130 after Ctrl-C.
     """
-    (x_train, y_train), test, what = load_data(chosen)
-    model.summary(chosen.batch_size)
-    try:
+
+    def train():
+        (x_train, y_train), test, what = load_data(chosen)
+        model.summary(chosen.batch_size)
         history = model.fit(
             x_train,
             y_train,
-            chosen.epochs,
-            chosen.batch_size,
-            optimizer,
+            epochs=chosen.epochs,
+            batch_size=chosen.batch_size,
+            optimizer=optimizer,
             validation_split=0.1,
             checkpoint=chosen.checkpoint,
             resume=chosen.checkpoint is not None,
         )
         return finish(model, test, what, chosen, history, optimizer)
-    except mc.MinicnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return run_command(train)  # after an error or Ctrl-C nothing is saved
 
 
 def finish(model, test, what, chosen, history, optimizer):
     """Measure, save and draw a trained network.
 
     Returns:
-        the exit status, as `run`.
+        the exit code: 1 if the accuracy is below `--min-accuracy`.
     """
     x_test, y_test = test
     loss, accuracy = model.evaluate(x_test, y_test)
-    print(f"test loss {loss:.4f}, test accuracy {100 * accuracy:.2f} % on {len(x_test):,} images ({what})")
     model.save(chosen.save)
+    show(f"test loss {loss:.4f}, test accuracy {100 * accuracy:.2f} % on {len(x_test):,} images ({what})")
     draw_predictions(model, x_test, y_test, chosen.picture, f"test accuracy {100 * accuracy:.1f} %: {what}")
-    print(f"network saved in {chosen.save}, picture of predictions in {chosen.picture}")
+    show(f"network saved in {chosen.save}, picture of predictions in {chosen.picture}")
     if chosen.report is not None:
         numbers = {name: value for name, value in optimizer_settings(optimizer).items() if value is not None}
         settings = {
@@ -143,9 +147,9 @@ def finish(model, test, what, chosen, history, optimizer):
             "time": f"{time.perf_counter() - chosen.started:.0f} s for data, training and test",
         }
         report.write(chosen.report, model, test, history, settings, f"{pathlib.Path(sys.argv[0]).stem}, {what}")
-        print(f"report in {pathlib.Path(chosen.report) / 'index.html'}: open it in a browser")
+        show(f"report in {pathlib.Path(chosen.report) / 'index.html'}: open it in a browser")
     if 100 * accuracy < chosen.min_accuracy:
-        print(f"the test accuracy is below {chosen.min_accuracy} %", file=sys.stderr)
+        show_error(f"the test accuracy is below {chosen.min_accuracy} %")
         return 1
     return 0
 
@@ -181,13 +185,13 @@ def draw_predictions(model, images, labels, path, title):
 
 def _count(text):
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {quoted(text)}")
     return int(text)
 
 
 def _seed(text):
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"needs an integer of at least 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs an integer of at least 0, got {quoted(text)}")
     return int(text)
 
 
@@ -197,5 +201,5 @@ def _percentage(text):
     except ValueError:
         value = math.nan
     if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"needs a number from 0 to 100, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs a number from 0 to 100, got {quoted(text)}")
     return value

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import math
 import pathlib
+import shlex
 import sys
 
 from comparison import data, page, pictures, tables
@@ -19,9 +20,11 @@ from comparison.models import MODELS
 from comparison.plan import REFERENCE_MODELS, Plan
 from comparison.progress import Progress
 from comparison.store import Store, run_all
-from comparison.trials import Stopped
 
 import minicnn as mc
+from minicnn.console import run_command, show, show_error
+from minicnn.core.checks import quoted
+from minicnn.markup import visible
 from minicnn.storage.files import atomic_write
 
 FULL = {"epochs": 10, "experiment_epochs": 10, "samples": None}
@@ -30,18 +33,14 @@ DIVERGENCE_STEPS = 100
 
 
 def main(arguments=None):
-    """Run the comparison that the command line describes; returns the exit status."""
+    """Run the comparison that the command line describes; returns the exit code."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    try:
-        return compare(chosen, _command(parser, chosen))
-    except mc.MinicnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: compare(chosen, _command(parser, chosen)))
 
 
 def compare(chosen, command):
-    """Read the data, make the plan, do the work, write the report; returns the exit status."""
+    """Read the data, make the plan, do the work, write the report; returns the exit code."""
     mc.use(chosen.backend)
     budget = QUICK if chosen.quick else FULL
     out = pathlib.Path(chosen.out or f"runs/compare-{pathlib.Path(chosen.data).name.split('.')[0]}")
@@ -67,24 +66,20 @@ def compare(chosen, command):
         "batch_size": plan.batch_size,
         "backend": chosen.backend,
     }
-    print(f"data: {source.what}; {len(source.y):,} images to train and validate on, {len(source.y_test):,} to test")
+    show(f"data: {source.what}; {len(source.y):,} images to train and validate on, {len(source.y_test):,} to test")
     try:
         _make_folder(out)
         results = run_all(tasks(plan, source, settings), Store(out, chosen.again), Progress())
-    except (Stopped, KeyboardInterrupt):
-        print(
-            f"\nstopped; the finished results are kept in {out}, and the same command resumes from there",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt:
+        show_error(f"\nthe finished results are kept in {out}, and the same command resumes from there")
+        raise
     _report(plan, source, settings, results, out, chosen.docs, command)
     return 0
 
 
 def _report(plan, source, settings, results, out, docs, command):
-    """Print the report, and write it with its tables and pictures."""
+    """Write the report with its tables and pictures, and print it."""
     text = page.as_text(plan, results, source.what)
-    print(f"\n{text}")
     rows = tables.comparison(plan, results)
     files = {
         "report.txt": text,
@@ -94,10 +89,11 @@ def _report(plan, source, settings, results, out, docs, command):
     }
     for name, content in files.items():
         _write(out / name, content)
+    show(f"\n{text}")
     made = pictures.draw_all(plan, results, source.what.split(",")[0], out)
     if not made:
-        print("no pictures: matplotlib is not installed (pip install matplotlib, the extra `plots`)")
-    print(f"report, tables and {len(made)} pictures in {out}")
+        show("no pictures: matplotlib is not installed (pip install matplotlib, the extra `plots`)")
+    show(f"report, tables and {len(made)} pictures in {out}")
     if docs is None:
         return
     name = f"comparison-{source.kind.lower()}" + "-ordered" * plan.ordered
@@ -111,7 +107,7 @@ def _report(plan, source, settings, results, out, docs, command):
         if other.stem != name:
             about.append(f"On other images: [{other.stem}]({other.name}).")
     _write(folder / f"{name}.md", page.as_markdown(plan, results, source.what, about, command, names))
-    print(f"page in {folder / name}.md")
+    show(f"page in {folder / name}.md")
 
 
 def _parser():
@@ -163,8 +159,8 @@ def _command(parser, chosen):
         elif name == "docs" and pathlib.Path(value).is_absolute():
             value = "FOLDER"
         text = ",".join(value) or "none" if isinstance(value, tuple) else value
-        words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {text}"))
-    return " ".join(words)
+        words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(text))}"))
+    return visible(" ".join(words).replace("\n", "\\n"))  # in one line
 
 
 def _make_folder(folder):
@@ -172,7 +168,7 @@ def _make_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise mc.FileError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        raise mc.FileError(f"the folder {quoted(folder)} cannot be made: {error.strerror}") from error
     return folder
 
 
@@ -188,7 +184,7 @@ def _in_words(budget):
 
 def _count(text):
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {quoted(text)}")
     return int(text)
 
 
@@ -197,7 +193,7 @@ def _minutes(text):
     with contextlib.suppress(ValueError):
         value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"needs a number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"needs a number above 0, got {quoted(text)}")
     return value
 
 
@@ -208,7 +204,7 @@ def _some_of(known):
         names = () if text == "none" else tuple(text.split(","))
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; use {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"unknown: {quoted(', '.join(unknown))}; use {', '.join(known)}")
         return names
 
     return read

@@ -1,9 +1,9 @@
 """The report of a run: a folder of pictures, and a page, `index.html`, that shows them (`--report DIR`)."""
 
-import html
 import os
 import pathlib
 import platform
+import re
 import secrets
 import shlex
 from importlib.metadata import version
@@ -11,11 +11,36 @@ from importlib.metadata import version
 import numpy as np
 
 import minicnn as mc
+from minicnn.core.checks import quoted
 from minicnn.datasets import LETTERS
+from minicnn.markup import Markup, fill, table
 from minicnn.storage.files import atomic_write
-from minicnn.training.history import html_table
 
 PAGE = pathlib.Path(__file__).with_suffix(".html")
+RUN = """<h2>The run</h2>
+<div class="row"><div class="panel settings">{{settings}}</div><div class="panel summary">{{summary}}</div></div>
+"""
+PREDICTIONS = """<h2>Correct and wrong</h2>
+<p>Each row of the confusion matrix is a letter, each column a prediction of the network: what is not on the diagonal
+is wrong. Beside it are the most confident mistakes: the wrong predictions with the highest probability.</p>
+<div class="row fit">{{matrix}}{{mistakes}}</div>
+"""
+KERNELS = """<h2>Kernels and feature maps</h2>
+<p>The picture of a kernel shows what it responds to: it adds the pixels under orange weights and subtracts those under
+blue ones. A feature map shows where it responds, for the first image below.</p>
+{{pictures}}
+"""
+NO_KERNELS = Markup("""<h2>Kernels and feature maps</h2>
+<p>This network has no convolutions, so there are no kernels and no feature maps.</p>
+""")
+IMAGES = Markup("""<h2>Three images</h2>
+<p>Saliency is the gradient of the letter's score with respect to each pixel. Occlusion is how much the letter's
+probability falls when a grey patch covers the pixels there. Both are for the predicted letter. The link opens a page on
+which every number of the forward and the backward pass can be followed.</p>
+""")
+IMAGE = """<h3>{{about}} <a href="{{link}}">See every number</a></h3>
+<div class="row fit">{{saliency}}{{occlusion}}</div>
+"""
 
 
 def prepare(folder):
@@ -53,10 +78,11 @@ def write(folder, model, test, history, settings, title):
     (folder / "index.html").unlink(missing_ok=True)  # an older page does not belong to the new pictures
 
     def picture(name, figure):
-        _write(folder / f"{name}.png", plots.png(figure, dpi=160))
-        description = html.escape(figure.get_suptitle())
+        name = re.sub(r"[^\w-]", "-", name) + ".png"  # of a layer whose name is not one of a file
+        _write(folder / name, plots.png(figure, dpi=160))
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
-        return f'<figure><img src="{name}.png" alt="{description}" width="{width}" height="{height}"></figure>'
+        image = '<figure><img src="{{name}}" alt="{{title}}" width="{{width}}" height="{{height}}"></figure>'
+        return fill(image, name=name, title=figure.get_suptitle(), width=width, height=height)
 
     title, settings = _data(title), dict(settings)
     for name, make_local in (("data", _data), ("command", _command)):
@@ -68,58 +94,47 @@ def write(folder, model, test, history, settings, title):
         "machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
     }
     body = [
-        "<h2>The run</h2>",
-        '<div class="row"><div class="panel settings">',
-        html_table(["setting", "value"], [[name, str(value)] for name, value in settings.items()]),
-        f'</div><div class="panel summary">{model._repr_html_()}</div></div>',
-        "<h2>Training curves</h2>",
+        fill(
+            RUN,
+            settings=table(["setting", "value"], [[name, str(value)] for name, value in settings.items()]),
+            summary=model._repr_html_(),
+        ),
+        Markup("<h2>Training curves</h2>"),
     ]
     if any(history.values()):
         body.append(picture("training-curves", plots.training_curves(history)))
     else:
-        body.append("<p>The training ended before the end of its first epoch.</p>")
-    body += [
-        "<h2>Correct and wrong</h2>",
-        "<p>Each row of the confusion matrix is a letter, each column a prediction of the network: what is not on the "
-        "diagonal is wrong. Beside it are the most confident mistakes: the wrong predictions with the highest "
-        "probability.</p>",
-        '<div class="row fit">',
-        picture("confusion-matrix", plots.confusion_matrix(y, probabilities, LETTERS)),
-        picture("confident-mistakes", plots.confident_mistakes(probabilities, x, y, LETTERS)),
-        "</div>",
-        "<h2>Kernels and feature maps</h2>",
-    ]
-    if convolutions:
-        body.append(
-            "<p>The picture of a kernel shows what it responds to: it adds the pixels under orange weights and "
-            "subtracts those under blue ones. A feature map shows where it responds, for the first image below.</p>"
+        body.append(Markup("<p>The training ended before the end of its first epoch.</p>"))
+    body.append(
+        fill(
+            PREDICTIONS,
+            matrix=picture("confusion-matrix", plots.confusion_matrix(y, probabilities, LETTERS)),
+            mistakes=picture("confident-mistakes", plots.confident_mistakes(probabilities, x, y, LETTERS)),
         )
-        body += [picture(f"kernels-{name}", plots.kernels(model, name)) for name in convolutions]
+    )
+    if convolutions:
+        pictures = [picture(f"kernels-{name}", plots.kernels(model, name)) for name in convolutions]
         maps = plots.feature_maps(model, x[next(iter(shown.values()))])
-        body.append(picture("feature-maps", maps))
+        body.append(fill(KERNELS, pictures=[*pictures, picture("feature-maps", maps)]))
     else:
-        body.append("<p>This network has no convolutions, so there are no kernels and no feature maps.</p>")
-    body += [
-        "<h2>Three images</h2>",
-        "<p>Saliency is the gradient of the letter's score with respect to each pixel. Occlusion is how much the "
-        "letter's probability falls when a grey patch covers the pixels there. Both are for the predicted letter. The "
-        "link opens a page on which every number of the forward and the backward pass can be followed.</p>",
-    ]
+        body.append(NO_KERNELS)
+    body.append(IMAGES)
     for case, index in shown.items():
         predicted, name = int(probabilities[index].argmax()), case.split()[0].rstrip(",")
         mc.explain(model, x[index], int(y[index]), LETTERS).save(folder / f"explain-{name}.html")
-        body += [
-            f"<h3>{case.capitalize()}: test image {index}, labelled {LETTERS[y[index]]}, predicted {LETTERS[predicted]}"
-            f', {100 * probabilities[index].max():.1f} %. <a href="explain-{name}.html">See every number</a></h3>',
-            '<div class="row fit">',
-            picture(f"saliency-{name}", plots.saliency(model, x[index], predicted, LETTERS)),
-            picture(f"occlusion-{name}", plots.occlusion(model, x[index], predicted, names=LETTERS)),
-            "</div>",
-        ]
+        about = f"test image {index}, labelled {LETTERS[y[index]]}, predicted {LETTERS[predicted]}"
+        body.append(
+            fill(
+                IMAGE,
+                about=f"{case.capitalize()}: {about}, {100 * probabilities[index].max():.1f} %.",
+                link=f"explain-{name}.html",
+                saliency=picture(f"saliency-{name}", plots.saliency(model, x[index], predicted, LETTERS)),
+                occlusion=picture(f"occlusion-{name}", plots.occlusion(model, x[index], predicted, names=LETTERS)),
+            )
+        )
     accuracy = 100 * (probabilities.argmax(axis=1) == y).mean()
-    head = f"{html.escape(title)}: {accuracy:.2f} % of {len(y):,} test images correct"
-    page = PAGE.read_text(encoding="utf-8").replace("TITLE", head).replace("BODY", "\n".join(body))
-    _write(folder / "index.html", page.encode())
+    head = f"{title}: {accuracy:.2f} % of {len(y):,} test images correct"
+    _write(folder / "index.html", fill(PAGE.read_text(encoding="utf-8"), title=head, body=body).encode())
 
 
 def _local(path):
@@ -177,7 +192,7 @@ def _make(folder):
         trial.touch(exist_ok=False)
         trial.unlink()
     except OSError as error:
-        raise mc.FileError(f"no report can be written in {folder}: {error.strerror or error}") from error
+        raise mc.FileError(f"no report can be written in {quoted(folder)}: {error.strerror or error}") from error
     return made
 
 

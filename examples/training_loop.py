@@ -9,6 +9,7 @@ import numpy as np
 from common import finish, load_data, options
 
 import minicnn as mc
+from minicnn.console import run_command, show
 
 chosen = options(__doc__.splitlines()[0], name="training_loop", epochs=3, resumes=False)
 (x_train, y_train), test, what = load_data(chosen)
@@ -19,21 +20,27 @@ optimizer = mc.Adam(learning_rate=0.001)
 rng = np.random.default_rng(chosen.seed)
 history = mc.History()
 
-for epoch in range(chosen.epochs):
-    order = rng.permutation(len(x_train))  # each epoch uses every image once, in a new order
-    total_loss, n_correct = 0.0, 0
-    for start in range(0, len(order), chosen.batch_size):
-        batch = order[start : start + chosen.batch_size]  # the last one may be smaller
-        x, labels = x_train[batch], y_train[batch]  # uint8: the model scales them to [0, 1]
 
-        logits, backward = model.forward(x, training=True)
-        loss, dlogits = loss_function(logits, labels)
-        backward(dlogits)
-        optimizer.step(model.parameters())
+def train():
+    """All epochs, and then the test; returns the exit code."""
+    for epoch in range(chosen.epochs):
+        order = rng.permutation(len(x_train))  # each epoch uses every image once, in a new order
+        total_loss, n_correct = 0.0, 0
+        for start in range(0, len(order), chosen.batch_size):
+            batch = order[start : start + chosen.batch_size]  # the last one may be smaller
+            x, labels = x_train[batch], y_train[batch]  # uint8: the model scales them to [0, 1]
 
-        total_loss += float(loss) * len(batch)  # the loss is the mean of the batch: multiply it by the number of images
-        n_correct += (mc.to_numpy(logits).argmax(axis=1) == labels).sum()
-    history.record({"loss": total_loss / len(order), "accuracy": float(n_correct / len(order))})
-    print(f"epoch {epoch + 1}: loss {history['loss'][-1]:.4f}, accuracy {history['accuracy'][-1]:.4f}")
+            logits, backward = model.forward(x, training=True)
+            loss, dlogits = loss_function(logits, labels)
+            backward(dlogits)
+            optimizer.step(model.parameters())
 
-sys.exit(finish(model, test, what, chosen, history, optimizer))
+            total_loss += float(loss) * len(batch)  # the loss is the mean of the batch: times the images
+            n_correct += (mc.to_numpy(logits).argmax(axis=1) == labels).sum()
+        history.record({"loss": total_loss / len(order), "accuracy": float(n_correct / len(order))})
+        show(f"epoch {epoch + 1}: loss {history['loss'][-1]:.4f}, accuracy {history['accuracy'][-1]:.4f}")
+
+    return finish(model, test, what, chosen, history, optimizer)
+
+
+sys.exit(run_command(train))  # after Ctrl-C nothing is saved

@@ -9,34 +9,50 @@ training step in the order in which they are entered.
 
 import os
 
-from minicnn import backends, core, datasets, networks
+from minicnn import backends, console, core, datasets, networks, testing
 from minicnn.backends import to_device, to_numpy, use
 from minicnn.core import gradcheck, im2col, initializers, layers, losses, metrics, optimizers, schedules
 from minicnn.core.errors import (
     BackendError,
+    CheckError,
     DivergenceError,
     FileError,
     GradientError,
     InputError,
     MinicnnError,
     MissingPackageError,
+    TrainingInterrupted,
+    UnknownNameError,
 )
 from minicnn.core.layers import (
+    ELU,
+    GELU,
     AvgPool2D,
+    BatchNorm,
+    Branches,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    GroupNorm,
+    Hardswish,
     Layer,
+    LayerNorm,
+    LeakyReLU,
     MaxPool2D,
     ReLU,
+    Residual,
     Sigmoid,
+    SiLU,
     Softmax,
     Tanh,
+    UpSampling2D,
 )
-from minicnn.core.losses import MeanSquaredError, SoftmaxCrossEntropy
-from minicnn.core.optimizers import SGD, Adam
+from minicnn.core.losses import BinaryCrossEntropy, Hinge, MeanSquaredError, SoftmaxCrossEntropy
+from minicnn.core.optimizers import SGD, Adagrad, Adam, RMSprop
 from minicnn.core.parameter import Parameter, State
 from minicnn.core.schedules import Constant, CosineDecay, ExponentialDecay, StepDecay, WarmUp
 from minicnn.inspect import attribution, plots
@@ -58,9 +74,17 @@ __version__ = "0.1.0"
 use(os.environ.get("MINICNN_BACKEND") or "numpy")
 
 
+def __getattr__(name):
+    """Called for a name that the package does not have: the error says where it is."""
+    raise core.habits.unknown_name("minicnn", name, core.habits.NAMES)
+
+
 def _curves(history):
     """The training curves of a history as a PNG file."""
     return plots.png(plots.training_curves(history))
 
 
 History.draw = _curves
+
+# What IPython looks for: in a notebook an error of the library is a few lines, and an interrupt one.
+MinicnnError._render_traceback_ = TrainingInterrupted._render_traceback_ = console.short_traceback

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from minicnn import training
+from minicnn import console, training
 from minicnn.core import operations, sequential
-from minicnn.core.checks import check_integer
+from minicnn.core.arguments import explained
+from minicnn.core.checks import check_flag, check_integer
 from minicnn.core.layers import LAYERS
 from minicnn.core.losses import SoftmaxCrossEntropy
 from minicnn.inspect import summary
@@ -29,10 +30,21 @@ class Sequential(sequential.Sequential):
     #: A callback sets it to True to end the training after the batch.
     stop_training = False
 
+    #: The smallest and the largest number of the images in the last `fit`; a file does not keep it.
+    learned_range = None
+
+    def build(self, input_shape, rng=None, dtype=None):
+        output_shape = super().build(input_shape, rng, dtype)
+        if rng is None:  # this is not a Sequential inside another
+            training.warn_of_channels_last(self.input_shape, [layer for _, layer in self.row])
+        return output_shape
+
+    @explained
     def fit(
         self,
         x,
         y,
+        *,
         epochs=10,
         batch_size=32,
         optimizer=None,
@@ -48,14 +60,14 @@ class Sequential(sequential.Sequential):
     ):
         """Train, and report the progress.
 
-        Ctrl-C (or SIGTERM) ends the training after the batch, in good order: the history is returned with
-        `history.interrupted` set. A second one stops immediately. A loss that is not finite ends it with a
-        DivergenceError that says where it began; the model then has the last weights known to be good. Gradients that
-        were added before are cleared.
+        Ctrl-C (or SIGTERM) ends the training after the batch, in good order: the run is saved where it has a
+        checkpoint, and TrainingInterrupted, a KeyboardInterrupt, says how to resume it. A second one stops
+        immediately. A loss that is not finite ends it with a DivergenceError that says where it began; the model then
+        has the last weights known to be good. Gradients that were added before are cleared.
 
         Args:
             x: (N, *input_shape), floating point or uint8.
-            y: labels, as the loss needs them.
+            y: labels, as the loss needs them. All arguments after it are given by name.
             epochs: how often every image is seen.
             batch_size: images a step; the last step of an epoch takes the rest.
             optimizer: Adam() by default.
@@ -65,7 +77,7 @@ class Sequential(sequential.Sequential):
             shuffle: a new order every epoch, drawn from the model's seed.
             callbacks: objects as `minicnn.Callback`: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`,
                 `LearningRateScheduler`, `CSVLogger`, `LambdaCallback`, or your own.
-            verbose: a progress bar, or a line an epoch where the output is not a terminal.
+            verbose: a progress bar, or a line an epoch where the output is neither a terminal nor a notebook.
             checkpoint: a file that keeps the complete run, written after every epoch; None for none.
             checkpoint_every: seconds after which it is written within an epoch, too; None for never.
             resume: continue the run in `checkpoint`, to the same bits as if it had never stopped; where the
@@ -79,6 +91,7 @@ class Sequential(sequential.Sequential):
                 run with other settings; a layer that trains a Parameter which the model does not hold.
             DivergenceError: numbers that are no longer finite.
             FileError: the checkpoint cannot be read or written.
+            TrainingInterrupted: Ctrl-C or SIGTERM; it has the `history` so far.
         """
         return training.fit(
             self,
@@ -90,15 +103,16 @@ class Sequential(sequential.Sequential):
             loss=loss,
             validation_split=validation_split,
             validation_data=validation_data,
-            shuffle=shuffle,
+            shuffle=check_flag(shuffle, "shuffle", "fit"),
             callbacks=callbacks,
             verbose=verbose,
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
-            resume=resume,
+            resume=check_flag(resume, "resume", "fit"),
         )
 
-    def evaluate(self, x, y, loss=None, batch_size=512):
+    @explained
+    def evaluate(self, x, y, *, loss=None, batch_size=512):
         """The mean loss and the accuracy on a data set.
 
         Args:
@@ -116,7 +130,8 @@ class Sequential(sequential.Sequential):
         """
         return training.evaluate(self, x, y, SoftmaxCrossEntropy() if loss is None else loss, batch_size)
 
-    def predict(self, x, batch_size=512):
+    @explained
+    def predict(self, x, *, batch_size=512):
         """The network's outputs for a data set, batch by batch: probabilities where it ends in Softmax.
 
         Args:
@@ -130,7 +145,7 @@ class Sequential(sequential.Sequential):
             InputError: images that the model cannot take, or that are not finite.
         """
         batch_size = check_integer(batch_size, "batch_size", "predict")
-        training.check_images(self, x)
+        training.warn_of_scale(self, x, *training.check_images(self, x))
         batches = [operations.current.to_numpy(self(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         return np.concatenate(batches)
 
@@ -138,12 +153,12 @@ class Sequential(sequential.Sequential):
         """How many numbers the model has to learn; an InputError where it has no shape yet."""
         return summary.count_parameters(self)
 
-    def summary(self, batch_size=32, print_fn=print):
+    def summary(self, batch_size=32, print_fn=console.show):
         """Print the layers, their output shapes and parameters, their multiply-adds and the memory of convolutions.
 
         Args:
             batch_size: of the step whose memory is shown.
-            print_fn: called with each line.
+            print_fn: called with each line; by default they are printed, as far as `sys.stdout` can show them.
 
         Raises:
             InputError: the model has no shape yet, or `batch_size` is not an integer above 0.
@@ -151,9 +166,9 @@ class Sequential(sequential.Sequential):
         >>> from minicnn import Dense
         >>> Sequential([Dense(3)], input_shape=(4,)).summary()
         Layer                       Output shape    Parameters   Multiply-adds      Memory
-        ────────────────────────────────────────────────────────────────────────────────────
+        ------------------------------------------------------------------------------------
         dense_1 (Dense)                      (3)            15              12           -
-        ────────────────────────────────────────────────────────────────────────────────────
+        ------------------------------------------------------------------------------------
         Input: (4,), float32
         Parameters: 15 (60 B)
         Multiply-adds an image, forward: 12

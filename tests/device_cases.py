@@ -9,7 +9,9 @@ def weights_after(epochs, path, resume, images=50, batch_size=16):
     """The weights of a run with Dropout and a checkpoint, on the backend in use."""
     x, y = small_set(images)
     model = small_model(dropout=True)
-    model.fit(x, y, epochs, batch_size, mc.Adam(), verbose=False, checkpoint=path, resume=resume)
+    model.fit(
+        x, y, epochs=epochs, batch_size=batch_size, optimizer=mc.Adam(), verbose=False, checkpoint=path, resume=resume
+    )
     return [mc.to_numpy(p.value) for p in model.parameters().values()]
 
 

@@ -54,6 +54,27 @@ CASES = [
     (lambda: Softmax(), (6,)),
     (lambda: Softmax(), (4, 3, 2)),
     (lambda: Dropout(0.4, seed=1), (2, 3, 4)),
+    (lambda: Dropout(0.4, seed=1, axes=(2, 3)), (3, 2, 4)),
+    (lambda: mc.LeakyReLU(0.1), (2, 3, 4)),
+    (lambda: mc.ELU(0.5), (7,)),
+    (lambda: mc.GELU(), (7,)),
+    (lambda: mc.SiLU(), (7,)),
+    (lambda: mc.Hardswish(), (7,)),
+    (lambda: mc.GlobalMaxPool2D(), (3, 4, 5)),
+    (lambda: mc.UpSampling2D((2, 3)), (2, 3, 4)),
+    (lambda: mc.Conv2DTranspose(4, (3, 2), stride=(2, 3), padding="same", groups=2), (4, 3, 2)),
+    (lambda: mc.Conv2DTranspose(2, 3, stride=2, padding=(1, 0), output_padding=(1, 0), dilation=2), (2, 3, 4)),
+    (lambda: mc.BatchNorm(), (3, 4, 5)),
+    (lambda: mc.BatchNorm(momentum=0.5, epsilon=1e-3), (7,)),
+    (lambda: mc.LayerNorm(), (2, 3, 4)),
+    (lambda: mc.GroupNorm(2), (4, 3, 2)),
+    (lambda: mc.Residual([Conv2D(2, 3, padding="same", use_bias=False), mc.BatchNorm(), ReLU()]), (2, 4, 5)),
+    (lambda: mc.Residual([Conv2D(3, 3, stride=2, padding=1)], shortcut=Conv2D(3, 1, stride=2)), (2, 5, 6)),
+    (
+        lambda: mc.Branches([[Conv2D(3, 3, padding=1)], [MaxPool2D(3, stride=1, padding=1)], []], join="concatenate"),
+        (2, 4, 5),
+    ),
+    (lambda: mc.Branches([[Dense(3), mc.Residual([Tanh(), Dense(3)])], [Dense(3)]]), (6,)),
 ]
 
 

@@ -58,8 +58,7 @@ def test_every_layer_computes_the_same_on_every_backend(make, shape, dtype, devi
         copies.clear()
         layer.forward(x_here)
         dx = backward(dy)
-        # The weights of windows that reach the padding are a small table, made on the host.
-        assert copies == [] or (isinstance(layer, mc.AvgPool2D) and [way for way, _ in copies] == ["to device"])
+        assert copies == []
         assert y.dtype == dx.dtype == dtype
         arrays = {"y": y, "dx": dx} | {name: p.grad for name, p in layer.parameters().items()}
         found[backend] = {name: mc.to_numpy(array) for name, array in arrays.items()}
@@ -93,7 +92,7 @@ def test_ten_steps_are_the_same_on_every_backend(make, shape, optimizer, device,
     for backend in BACKENDS:
         use(backend)
         model = make()
-        history = model.fit(x, y, 1, 4, optimizer(), verbose=False)
+        history = model.fit(x, y, epochs=1, batch_size=4, optimizer=optimizer(), verbose=False)
         weights = {name: mc.to_numpy(p.value) for name, p in model.parameters().items()}
         found[backend] = history["loss"], weights, model.predict(x)
     loss, weights, probabilities = found["plain"]
@@ -164,7 +163,9 @@ def test_the_bytes_of_a_convolution_are_those_of_its_columns(budget, expected, d
 
 OPTIMIZERS = {
     "SGD": lambda: mc.SGD(0.05),
-    "SGD with all": lambda: mc.SGD(mc.CosineDecay(0.05, 50), 0.9, nesterov=True, weight_decay=1e-3, clip_norm=1.0),
+    "SGD with all": lambda: mc.SGD(
+        mc.CosineDecay(0.05, steps=50), momentum=0.9, nesterov=True, weight_decay=1e-3, clip_norm=1.0
+    ),
     "Adam": lambda: mc.Adam(0.01, weight_decay=0.01, clip_norm=0.5),
 }
 
@@ -177,7 +178,7 @@ def test_a_run_on_the_device_is_the_run_on_the_host(device, optimizer):
         use(backend)
         model = small_model(dropout=True)
         start = {name: mc.to_numpy(p.value).copy() for name, p in model.parameters().items()}
-        history = model.fit(x, y, 3, 16, optimizer(), validation_split=0.2, verbose=False)
+        history = model.fit(x, y, epochs=3, batch_size=16, optimizer=optimizer(), validation_split=0.2, verbose=False)
         end = {name: mc.to_numpy(p.value) for name, p in model.parameters().items()}
         found[backend] = start, end, history["loss"], model.evaluate(x, y), model.predict(x)
         assert all(mc.backends.current().owns(p.value) for p in model.parameters().values())
@@ -210,7 +211,7 @@ def test_labels_are_checked_on_the_host(device):
         mc.SoftmaxCrossEntropy()(strict.asarray(np.zeros((2, 3))), np.array([0, 3]))
     x, y = small_set(12)
     with pytest.raises(mc.InputError):
-        small_model().fit(x, y + 1, 1, verbose=False)
+        small_model().fit(x, y + 1, epochs=1, verbose=False)
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -219,9 +220,9 @@ def test_what_crosses_between_host_and_device(device, fits, monkeypatch):
     monkeypatch.setitem(strict_backend.memory, "free", 2**30 if fits else 1000)
     x, y = small_set(480)
     model = small_model()
-    model.fit(x[:16], y[:16], 1, 16, verbose=False)
+    model.fit(x[:16], y[:16], epochs=1, batch_size=16, verbose=False)
     copies.clear()
-    model.fit(x, y, 1, 16, verbose=False)
+    model.fit(x, y, epochs=1, batch_size=16, verbose=False)
     there = [shape for way, shape in copies if way == "to device"]
     back = [shape for way, shape in copies if way == "to host"]
     first = (1, 1, 8, 8)  # which is checked before all work, and builds what is not built
@@ -236,7 +237,7 @@ def test_a_validation_set_crosses_once(device):
     x, y = small_set(120)
     for options in ({"validation_split": 0.25}, {"validation_data": (x[:30], y[:30])}):
         copies.clear()
-        small_model().fit(x, y, 3, 16, verbose=False, **options)
+        small_model().fit(x, y, epochs=3, batch_size=16, verbose=False, **options)
         images = [shape for way, shape in copies if way == "to device" and len(shape) == 4 and shape[0] > 16]
         assert images == [x.shape] + [(30, 1, 8, 8)] * ("validation_data" in options)
 
@@ -298,7 +299,7 @@ def test_gradients_of_several_backward_passes(dense, low_rank, device, rng):
     rules = [
         mc.SGD(0.1),
         mc.SGD(0.1, weight_decay=0.5, clip_norm=0.5),
-        mc.SGD(0.1, 0.9, weight_decay=0.5, clip_norm=0.5),
+        mc.SGD(0.1, momentum=0.9, weight_decay=0.5, clip_norm=0.5),
         mc.Adam(),
     ]
     for rule in rules:
@@ -568,7 +569,11 @@ def test_a_run_from_the_host_is_the_run_on_the_device(device, monkeypatch):
     for free in (2**30, 1):
         monkeypatch.setitem(strict_backend.memory, "free", free)
         x, y = small_set(50)
-        losses.append(small_model(dropout=True).fit(x, y, 2, 16, mc.Adam(), validation_split=0.2, verbose=False))
+        losses.append(
+            small_model(dropout=True).fit(
+                x, y, epochs=2, batch_size=16, optimizer=mc.Adam(), validation_split=0.2, verbose=False
+            )
+        )
     assert losses[0]["loss"] == losses[1]["loss"] and losses[0]["val_loss"] == losses[1]["val_loss"]
 
 
@@ -710,11 +715,15 @@ def test_a_bias_is_added_once_whatever_follows(make, device, rng):
 
 def test_an_error_between_a_layer_and_its_activation_leaves_no_bias(device, rng):
     class Broken(mc.ReLU):
+        broken = False
+
         def check_input(self, x, ndim=None, features=None):
-            raise mc.InputError("broken")
+            if self.broken:
+                raise mc.InputError("broken")
 
     dense = mc.Dense(4, bias_initializer=lambda shape, rng, dtype: np.ones(shape, dtype))
     model = mc.Sequential([dense, Broken()], input_shape=(3,))
+    model.layers[1].broken = True
     x = strict.asarray(np.zeros((2, 3), "float32"))
     with pytest.raises(mc.InputError, match="broken"):
         model(x)

@@ -75,7 +75,7 @@ def test_reduce_learning_rate_rests_after_lowering():
 
 def test_reduce_learning_rate_refuses_a_schedule():
     with pytest.raises(mc.InputError, match="StepDecay"):
-        run(mc.ReduceLROnPlateau(), [0.5], mc.SGD(mc.StepDecay(0.1, 10, 0.5)))
+        run(mc.ReduceLROnPlateau(), [0.5], mc.SGD(mc.StepDecay(0.1, every=10, factor=0.5)))
 
 
 def test_learning_rate_scheduler():
@@ -101,8 +101,10 @@ def test_the_best_value_survives_a_resume(tmp_path):
     x, y = small_set(48)
 
     def train(epochs, resume):
-        best = mc.ModelCheckpoint(tmp_path / "best.npz", "loss", save_best_only=True, mode="max")
-        small_model().fit(x, y, epochs, callbacks=[best], verbose=False, checkpoint=tmp_path / "run.npz", resume=resume)
+        best = mc.ModelCheckpoint(tmp_path / "best.npz", monitor="loss", save_best_only=True, mode="max")
+        small_model().fit(
+            x, y, epochs=epochs, callbacks=[best], verbose=False, checkpoint=tmp_path / "run.npz", resume=resume
+        )
         return best
 
     first = train(2, False)
@@ -117,7 +119,9 @@ def test_a_plateau_is_counted_across_a_resume(tmp_path):
     def train(epochs, **options):
         plateau = mc.ReduceLROnPlateau("loss", factor=0.5, patience=3, mode="max", cooldown=1)
         optimizer = mc.SGD(0.01)
-        return small_model().fit(x, y, epochs, 16, optimizer, callbacks=[plateau], verbose=False, **options)
+        return small_model().fit(
+            x, y, epochs=epochs, batch_size=16, optimizer=optimizer, callbacks=[plateau], verbose=False, **options
+        )
 
     whole = train(8)["learning_rate"]
     assert whole == [0.01] * 4 + [0.005] * 3 + [0.0025]
@@ -133,7 +137,7 @@ def test_csv_logger_and_its_resume(tmp_path):
         return small_model().fit(
             x,
             y,
-            epochs,
+            epochs=epochs,
             callbacks=[mc.CSVLogger(tmp_path / "log.csv")],
             verbose=False,
             checkpoint=tmp_path / "run.npz",
@@ -157,7 +161,7 @@ def test_csv_logger_does_not_write_a_line_twice_when_its_epoch_is_done_again(tmp
 
         log, cutter = mc.CSVLogger(tmp_path / "log.csv"), mc.LambdaCallback(on_epoch_end=cut)
         path = tmp_path / "run.npz"
-        small_model().fit(x, y, 3, callbacks=[log, cutter], verbose=False, checkpoint=path, resume=resume)
+        small_model().fit(x, y, epochs=3, callbacks=[log, cutter], verbose=False, checkpoint=path, resume=resume)
 
     with pytest.raises(RuntimeError):
         train(False, True)
@@ -170,7 +174,7 @@ def test_csv_logger_does_not_write_a_line_twice_when_its_epoch_is_done_again(tmp
 def test_csv_logger_appends(tmp_path):
     x, y = small_set(16)
     for _ in range(2):
-        small_model().fit(x, y, 1, callbacks=[mc.CSVLogger(tmp_path / "log.csv", append=True)], verbose=False)
+        small_model().fit(x, y, epochs=1, callbacks=[mc.CSVLogger(tmp_path / "log.csv", append=True)], verbose=False)
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
 
 
@@ -178,7 +182,7 @@ def test_lambda_callback():
     seen = []
     x, y = small_set(16)
     callback = mc.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, logs["loss"])))
-    history = small_model().fit(x, y, 2, callbacks=[callback], verbose=False)
+    history = small_model().fit(x, y, epochs=2, callbacks=[callback], verbose=False)
     assert seen == list(enumerate(history["loss"]))
 
 
@@ -201,6 +205,6 @@ def test_bad_settings_are_refused(make):
 def test_a_callback_cannot_change_the_history():
     x, y = small_set(16)
     history = small_model().fit(
-        x, y, 1, callbacks=[mc.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.clear())], verbose=False
+        x, y, epochs=1, callbacks=[mc.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.clear())], verbose=False
     )
     assert np.isfinite(history["loss"][0])

@@ -3,9 +3,11 @@
 import contextlib
 import gzip
 import io
+import json
 import os
 import pathlib
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -84,6 +88,20 @@ def make_idx(folder, images, labels, prefix="", compressed=False):
     return path
 
 
+@pytest.fixture
+def in_time():
+    """What waits for ever ends with an error."""
+
+    def stop(*_):
+        raise AssertionError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def as_set(data):
     return {(label, image.tobytes()) for image, label in zip(data.images, data.labels.tolist(), strict=True)}
 
@@ -112,12 +130,12 @@ def test_letters_are_reproducible_balanced_and_like_notmnist():
 
 
 def test_letters_are_harder_for_a_linear_model_than_for_lenet5():
-    """With the same letters, optimizer and epochs; measured accuracies: 64 % and 78 %."""
-    (x, y), (x_test, y_test) = load_letters(train=3000, test=600, cache=False)
+    """With the same letters, optimizer and epochs; measured accuracies: 52 % and 72 %."""
+    (x, y), (x_test, y_test) = load_letters(train=1000, test=400, cache=False)
     accuracies = []
     for make in (mc.networks.logistic_regression, mc.networks.lenet5):
         model = make()
-        model.fit(x[:, None], y, 4, 32, mc.Adam(0.002), verbose=False)
+        model.fit(x[:, None], y, epochs=4, batch_size=16, optimizer=mc.Adam(0.003), verbose=False)
         accuracies.append(model.evaluate(x_test[:, None], y_test)[1])
     linear, lenet5 = accuracies
     assert 0.3 < linear < lenet5 - 0.1
@@ -211,6 +229,73 @@ def test_a_training_and_a_test_pair_of_idx_are_the_two_sets(tmp_path, rng):
     np.testing.assert_array_equal(np.concatenate([y, y_test]), labels)
 
 
+@pytest.fixture
+def pairs(tmp_path, rng):
+    """A folder with a training pair and a test pair of IDX files."""
+    images, labels = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8), np.arange(30) % 10
+    make_idx(tmp_path / "idx", images[:20], labels[:20], "train-")
+    make_idx(tmp_path / "idx", images[20:], labels[20:], "t10k-")
+    return tmp_path / "idx", images
+
+
+def test_files_that_are_there_packed_and_unpacked_are_read_once(pairs):
+    """As torchvision leaves them."""
+    folder, images = pairs
+    for file in list(folder.iterdir()):
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    (folder / "t10k-images-idx3-ubyte").unlink()  # a mixture
+    for name in ("._train-images-idx3-ubyte", "._train-labels-idx1-ubyte", ".DS_Store"):
+        (folder / name).write_bytes(b"of macOS")
+    for cache in (True, False):
+        (x, _), (x_test, _) = load_notmnist(folder, cache=cache)
+        np.testing.assert_array_equal(x, images[:20])
+        np.testing.assert_array_equal(x_test, images[20:])
+
+
+def test_what_is_beside_idx_files_is_named(pairs):
+    folder, _ = pairs
+    make_folder(folder, {"A/x.png": png(ZEROS), "more.csv": b"1,2"})
+    with pytest.warns(UserWarning, match=r"2 files.*A \(beside.*more\.csv"):
+        load_notmnist(folder)
+
+
+def test_pairs_of_idx_files_that_are_not_a_training_and_a_test_set_are_refused(pairs):
+    folder, _ = pairs
+    for file in list(folder.iterdir()):
+        file.rename(folder / file.name.replace("train", "second"))
+    with pytest.raises(mc.FileError, match=r"2 pairs.*t10k-images"):
+        load_notmnist(folder)
+
+
+def test_an_idx_file_that_does_not_fit_in_the_memory_is_refused_with_its_size(pairs, monkeypatch):
+    def without_memory(shape, **options):
+        raise MemoryError
+
+    folder, _ = pairs
+    allocate = np.empty
+    monkeypatch.setattr(np, "empty", lambda shape, **o: (without_memory if np.ndim(shape) else allocate)(shape, **o))
+    with pytest.raises(mc.FileError, match="GiB"):
+        load_notmnist(folder, cache=False)
+
+
+def test_the_cache_folder_is_asked_for_only_if_it_is_used(tmp_path, files, monkeypatch):
+    """A user without a home folder has none."""
+
+    def without_home():
+        raise mc.FileError("there is no home")
+
+    for module in (mc.datasets.cache, mc.datasets.download):
+        monkeypatch.setattr(module, "cache_folder", without_home)
+    path = make_tar(tmp_path / "a.tar.gz", files)
+    for load in (lambda **options: load_notmnist(path, **options), lambda **options: load_letters(30, 10, **options)):
+        (expected, _), _ = load(cache=False)
+        with pytest.warns(UserWarning, match=r"without a cache.*no home"):
+            (found, _), _ = load()
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(mc.FileError, match="no home"):
+        load_notmnist("small")
+
+
 def test_the_second_start_reads_the_cache_and_a_changed_file_is_read_again(tmp_path, files):
     path = make_tar(tmp_path / "a.tar.gz", files)
     first = load_notmnist(path)
@@ -284,7 +369,7 @@ def test_loading_continues_without_a_cache_that_cannot_be_written(tmp_path, file
 def test_two_processes_may_fill_the_cache_at_once(tmp_path):
     path = make_tar(tmp_path / "a.tar.gz", letter_files(each=40))
     code = f"import minicnn as mc; print(int(mc.datasets.load_notmnist({str(path)!r})[0][0].sum()))"
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) for _ in range(4)]
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) for _ in range(3)]
     outputs = [process.communicate() for process in processes]
     assert len({out for out, _ in outputs}) == 1 and outputs[0][0], outputs
     entries = list((tmp_path / "cache" / "notmnist").iterdir())
@@ -314,6 +399,8 @@ SKIPPED_FILES = {
     "empty": ("A/x.png", b""),
     "text": ("A/x.png", b"hello, this is a text and not an image"),
     "truncated": ("A/x.png", png(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))[:-200]),
+    "a wrong checksum": ("A/x.png", png(ZEROS)[:-13] + b"?" + png(ZEROS)[-12:]),
+    "without an end": ("A/x.png", png(ZEROS)[:-12]),
     "another size": ("A/x.png", png(np.zeros((28, 29), np.uint8))),
     "one pixel": ("A/x.png", png(np.zeros((1, 1), np.uint8))),
     "a decompression bomb": ("A/x.png", huge_png()),
@@ -334,6 +421,113 @@ def test_a_file_that_is_not_a_letter_is_skipped_counted_and_named(tmp_path, file
         (x, _), (x_test, _) = load_notmnist(path)
     assert len(x) + len(x_test) == len(files)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["archive", "cache"]  # nothing was extracted
+
+
+CLUTTER = [".DS_Store", "Thumbs.db", "._A", "A/._font0.png", "__MACOSX/notMNIST_small/A/._font0.png"]
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip, make_folder], ids=["tar", "zip", "folder"])
+def test_what_systems_put_beside_the_files_is_ignored(tmp_path, files, make):
+    path = make(tmp_path / "data", files | dict.fromkeys(CLUTTER, b"not a PNG"))
+    data = read_notmnist(path)
+    assert len(data.images) == len(files) and data.skipped == []
+
+
+def test_what_is_beside_the_letters_of_a_folder_is_named(tmp_path, files):
+    others = {f"{letter}/x.png": png(ZEROS) for letter in "KLMNOPQRSTUVWXYZ"}
+    folder = make_folder(tmp_path / "folder", files | others | {"AB/x.png": png(ZEROS), "readme.txt": b"hello"})
+    with pytest.warns(UserWarning, match=r"18 files .* were skipped: AB/ .*K/ .* and 13 more"):
+        (x, _), (x_test, _) = load_notmnist(folder)
+    assert len(x) + len(x_test) == len(files)
+
+
+def test_of_several_data_sets_in_a_folder_none_is_chosen(tmp_path, files):
+    for name in ("small", "large"):
+        make_folder(tmp_path / "both" / name, files)
+    with pytest.raises(mc.FileError, match=r"several.*large.*small"):
+        read_notmnist(tmp_path / "both")
+
+
+def test_a_zip_member_without_a_name_is_skipped(tmp_path, files):
+    path = make_zip(tmp_path / "a.zip", files)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"data")
+    assert [name for name, _ in read_notmnist(path).skipped] == [""]
+
+
+@pytest.mark.usefixtures("in_time")
+def test_a_pipe_or_a_device_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "labels-idx1-ubyte").symlink_to("/dev/zero")
+    (tmp_path / "images-idx3-ubyte").write_bytes(idx(IMAGES))
+    (tmp_path / "fonts").mkdir()
+    os.mkfifo(tmp_path / "fonts" / "font.ttf")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path / "images-idx3-ubyte"):
+        with pytest.raises(mc.FileError):
+            load_notmnist(path)
+    with pytest.warns(UserWarning, match=r"font\.ttf.*pipe"), pytest.raises(mc.FileError, match="no font"):
+        load_letters(fonts=tmp_path / "fonts")
+
+
+def test_messages_quote_a_long_path_in_a_bounded_printable_form(tmp_path):
+    folder = tmp_path.joinpath(*["x" * 200 + "\n\x1b[2J"] * 10)
+    (folder / "empty").mkdir(parents=True)
+    (folder / "a.tar").write_bytes(b"hello" * 1000)
+    (folder / "images-idx3-ubyte").write_bytes(b"hello")
+    for name in ("missing", "empty", "a.tar", "images-idx3-ubyte", "y" * 42_000, "y\0"):
+        for read in (load_notmnist, lambda path: load_letters(fonts=path)):
+            with pytest.raises(mc.FileError) as caught:
+                read(folder / name)
+            assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
+
+
+# Dark on light, rows and columns exchanged
+
+
+@pytest.fixture(scope="module")
+def few_letters():
+    (images, labels), _ = load_letters(train=100, test=10, cache=False)
+    return images, labels
+
+
+@pytest.mark.parametrize("file_format", ["idx", "folder"])
+def test_images_are_inverted_and_transposed_where_told_and_cached_apart(tmp_path, few_letters, file_format):
+    images, labels = few_letters
+    if file_format == "idx":
+        path = make_idx(tmp_path / "idx", images, labels)
+    else:
+        path = make_folder(tmp_path / "folder", {f"{LETTERS[k]}/{n}.png": png(images[n]) for n, k in enumerate(labels)})
+    (x, _), _ = load_notmnist(path)
+    for _ in range(2):  # the second time from the cache
+        for switches, change in (
+            ({"transpose": True}, lambda images: images.swapaxes(1, 2)),
+            ({"invert": True, "transpose": True}, lambda images: 255 - images.swapaxes(1, 2)),
+        ):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore" if "invert" in switches else "error")
+                changed = load_notmnist(path, group_by=None, **switches)
+                plain = load_notmnist(path, group_by=None)
+            for (found, found_labels), (expected, expected_labels) in zip(changed, plain, strict=True):
+                np.testing.assert_array_equal(found, change(expected))
+                np.testing.assert_array_equal(found_labels, expected_labels)
+    (again, _), _ = load_notmnist(path)
+    np.testing.assert_array_equal(again, x)
+    with pytest.raises(mc.InputError, match="invert"):
+        load_notmnist(path, invert="yes")
+
+
+def test_dark_letters_on_a_light_ground_are_noticed(tmp_path, few_letters):
+    images, labels = few_letters
+    path = make_idx(tmp_path / "idx", 255 - images, labels)
+    for load in (load_notmnist, load_notmnist, read_notmnist):  # the second time from the cache
+        with pytest.warns(UserWarning, match=r"border.*invert=True"):
+            load(path)
+    (x, _), (x_test, _) = load_notmnist(path, invert=True)  # without a warning
+    assert as_images(x, x_test) == as_images(images)
+
+
+def as_images(*arrays):
+    return sorted(image.tobytes() for array in arrays for image in array)
 
 
 def test_a_grey_level_is_the_same_in_every_colour_type_of_png(tmp_path, files):
@@ -520,13 +714,13 @@ def test_pngs_with_valid_checksums_and_invalid_content_are_read_or_skipped(rng):
             position += 12 + size
         found = mc.datasets.notmnist._decode_png(bytes(mutated))
         skipped += isinstance(found, Skipped)
-        assert isinstance(found, Skipped) or len(found) == 784
+        assert isinstance(found, Skipped) or found.shape == (28, 28)
     assert 300 < skipped < 2900
 
 
 # Decompression bombs: small files that fill the memory if they are read without limits
 
-BOMB_SIZE = 128  # MiB of decompressed data
+BOMB_SIZE = 32  # MiB of decompressed data
 
 
 def zeros(count=BOMB_SIZE):
@@ -562,8 +756,8 @@ def tar_bomb(*chunks):
 
 
 def repeated(blocks, count):
-    """Some blocks of a tar, repeated `count` times (a multiple of 1000) and compressed with gzip."""
-    return gzip.compress(blocks * 1000) * (count // 1000)
+    """Some blocks of a tar, repeated `count` times (a multiple of 100) and compressed with gzip."""
+    return gzip.compress(blocks * 100, 1) * (count // 100)
 
 
 def zip_bomb(method, claimed=None):
@@ -603,12 +797,12 @@ BOMBS = {
     "a long name": tar_bomb(gzip.compress(tar_header(b"L", BOMB_SIZE * 2**20)), zeros()),
     "a long header": tar_bomb(gzip.compress(tar_header(b"x", BOMB_SIZE * 2**20)), zeros()),
     "a long header of all files": tar_bomb(gzip.compress(tar_header(b"g", BOMB_SIZE * 2**20)), zeros()),
-    "repeated name headers": tar_bomb(repeated(tar_header(b"L", 5) + b"A/x".ljust(512, b"\0"), 200_000)),
-    "long names": tar_bomb(repeated(tar_header(b"L", 2**16) + b"x" * 2**16 + tar_header(b"0", 0), 3000)),
+    "repeated name headers": tar_bomb(repeated(tar_header(b"L", 5) + b"A/x".ljust(512, b"\0"), 100_000)),
+    "long names": tar_bomb(repeated(tar_header(b"L", 2**16) + b"x" * 2**16 + tar_header(b"0", 0), 800)),
     "a sparse file": tar_bomb(
-        gzip.compress(sparse_header()), repeated(b"00000000001\0" * 42 + b"\1".ljust(8), 400_000)
+        gzip.compress(sparse_header()), repeated(b"00000000001\0" * 42 + b"\1".ljust(8), 150_000)
     ),
-    "large files": tar_bomb(repeated(tar_header(b"0", 2**15) + bytes(2**15), 6000)),
+    "large files": tar_bomb(repeated(tar_header(b"0", 2**15) + bytes(2**15), 2000)),
     "a large file": tar_bomb(gzip.compress(tar_header(b"0", BOMB_SIZE * 2**20)), zeros()),
     "a zip": zip_bomb(zipfile.ZIP_DEFLATED),
     "a zip that claims a small size": zip_bomb(zipfile.ZIP_DEFLATED, claimed=700),
@@ -619,35 +813,87 @@ BOMBS = {
     "labels without images": idx_bomb(2**31, b""),
 }
 
-MEMORY_BOUND = 64  # MiB
+MEMORY_BOUND = 24  # MiB
 LOAD = """
-import sys, warnings
+import json, sys, warnings
 import minicnn as mc
 
-def peak():  # in KiB; getrusage's peak also contains the memory of the parent process
-    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+def memory(field):  # in KiB; getrusage's peak also contains the memory of the parent process
+    [line] = [line for line in open("/proc/self/status") if line.startswith(field)]
     return int(line.split()[1])
 
+def peak(path):
+    open("/proc/self/clear_refs", "w").write("5")  # the peak is forgotten
+    before = memory("VmRSS")
+    try:
+        sets = mc.datasets.load_notmnist(path, group_by=None, cache=False)
+    except mc.FileError:
+        pass
+    return (memory("VmHWM") - before) / 1024
+
 warnings.simplefilter("ignore")
-mc.datasets.load_notmnist(sys.argv[1], cache=False)
-before = peak()
-try:
-    mc.datasets.load_notmnist(sys.argv[2], cache=False)
-except mc.FileError:
-    pass
-print((peak() - before) / 1024)
+for path in sys.argv[1:]:
+    print(json.dumps([path, peak(path)]), flush=True)
 """
 
 
-@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
-def test_a_bomb_does_not_fill_the_memory(tmp_path, make):
-    (tmp_path / "bomb").mkdir()
-    path = make(tmp_path / "bomb")
-    assert path.stat().st_size < 3 * 2**20
-    valid = make_tar(tmp_path / "a.tar.gz", letter_files())
-    completed = subprocess.run([sys.executable, "-c", LOAD, valid, path], capture_output=True, text=True, timeout=60)
+def idx_of_zeros(folder):
+    """Valid IDX files of 40 MiB: a file with a hole for the images."""
+    count = 40 * 2**20 // 784
+    (folder / "labels-idx1-ubyte").write_bytes(idx((np.arange(count) % 10).astype(np.uint8)))
+    with open(folder / "images-idx3-ubyte", "wb") as file:
+        file.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28))
+        file.truncate(16 + 784 * count)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory):
+    """{name of a bomb: the memory in MiB that reading it takes}, measured in one process for all."""
+    folder = tmp_path_factory.mktemp("bombs")
+    paths = {"a valid archive": make_tar(folder / "a.tar.gz", letter_files())}
+    for number, (name, make) in enumerate((BOMBS | {"a large IDX file": idx_of_zeros}).items()):
+        (folder / f"{number}").mkdir()
+        paths[name] = make(folder / f"{number}")
+        assert name == "a large IDX file" or paths[name].stat().st_size < 3 * 2**20
+    command = [sys.executable, "-c", LOAD, *map(str, paths.values())]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert completed.returncode == 0, completed.stderr[-2000:]
-    assert float(completed.stdout) < MEMORY_BOUND
+    found = dict(map(json.loads, completed.stdout.splitlines()))
+    return {name: found[str(path)] for name, path in paths.items()}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_does_not_fill_the_memory(peaks, name):
+    assert peaks[name] < MEMORY_BOUND
+
+
+def test_a_large_idx_file_takes_its_memory_once(peaks):
+    assert 30 < peaks["a large IDX file"] < 1.5 * 40
+
+
+ZEROS_BEHIND = {
+    "behind the end of a tar": lambda p: (
+        make_folder(p, {"b.tar.gz": make_tar(p / "a.tar.gz", letter_files()).read_bytes() + zeros(8)}) / "b.tar.gz"
+    ),
+    "in a file of a tar": lambda p: (
+        make_folder(p, {"b.tar.gz": gzip.compress(tar_header(b"0", 8 * 2**20)) + zeros(8)}) / "b.tar.gz"
+    ),
+    "in the files of a zip": lambda p: make_zip(p / "b.zip", {f"{n}": bytes(2**15) for n in range(200)}),
+    "in an IDX file": lambda p: make_idx(
+        p / "idx", np.zeros((5000, 28, 28), np.uint8), np.arange(5000) % 10, compressed=True
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", ZEROS_BEHIND.values(), ids=ZEROS_BEHIND)
+def test_a_file_that_decompresses_without_an_end_is_refused(tmp_path, make, monkeypatch):
+    path = make(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        monkeypatch.setattr(mc.datasets.archives, "_MIN_DECOMPRESSED", 2**20)
+        with pytest.raises(mc.FileError, match="far more"):
+            load_notmnist(path)
 
 
 # Errors in the data set: an exception
@@ -744,7 +990,8 @@ def test_a_path_that_is_not_a_data_set_is_refused_with_its_name(tmp_path, make):
 @pytest.mark.parametrize("file_format", ["tar", "tar.gz", "zip", "idx"])
 def test_mutated_files_are_read_or_refused_with_the_librarys_own_error(tmp_path, file_format):
     rng = random.Random(0)
-    files = letter_files(each=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    files = {f"{LETTERS[n % 10]}/{n}.png": stored_png(rows, [n // 10] * 28) for n, rows in enumerate(pixels)}
     folder = make_folder(tmp_path / "folder", files)
     if file_format == "idx":
         data = read_notmnist(folder)
@@ -757,7 +1004,7 @@ def test_mutated_files_are_read_or_refused_with_the_librarys_own_error(tmp_path,
         )
     good = path.read_bytes()
     refused = 0
-    for _ in range(400):
+    for _ in range(250):
         data = bytearray(good)
         for _ in range(rng.choice([1, 1, 2, 8])):
             position = rng.randrange(len(data))
@@ -812,6 +1059,70 @@ def test_a_stratified_split_holds_out_the_same_fraction_of_every_class(rng):
     assert held_out.tolist() != sorted(held_out)
 
 
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=8).filter(lambda counts: max(counts) > 1),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=50, deadline=None)
+@example(counts=[95, 5], fraction=0.1, seed=0)
+@example(counts=[5] * 10, fraction=0.1, seed=0)
+@example(counts=[14] * 100, fraction=0.1, seed=0)
+def test_every_class_of_two_or_more_is_on_both_sides_of_a_split(counts, fraction, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    train, held_out = stratified_split(labels, fraction, np.random.default_rng(seed))
+    again = stratified_split(labels, fraction, np.random.default_rng(seed))
+    np.testing.assert_array_equal(np.concatenate(again), np.concatenate([train, held_out]))
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    kept, held = (np.bincount(labels[side], minlength=len(counts)) for side in (train, held_out))
+    counts = np.array(counts)
+    assert (held[counts == 1] == 0).all() and (np.minimum(kept, held)[counts > 1] >= 1).all()
+    exact = fraction * counts
+    assert ((abs(held - exact) < 1 + 1e-6) | (held == 1) | (kept == 1)).all()
+    if (exact >= 1).all() and (exact <= counts - 1).all():  # no class needs more or less than its fraction
+        assert abs(len(held_out) - fraction * len(labels)) <= 0.5 + 1e-6
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=2, max_size=30),
+    mixed=st.booleans(),
+    fraction=st.floats(0.05, 0.95),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=50, deadline=None)
+@example(groups=[(0, 5), (0, 5)], mixed=False, fraction=0.1, seed=0)  # both are larger than a tenth
+def test_a_split_keeps_groups_together_and_a_class_of_two_groups_on_both_sides(groups, mixed, fraction, seed):
+    group = np.repeat(np.arange(len(groups)), [size for _, size in groups])
+    labels = np.repeat([label for label, _ in groups], [size for _, size in groups])
+    if mixed:
+        labels = (labels + np.arange(len(labels)) % 2) % 4
+    n_groups = {label: len(set(group[labels == label])) for label in labels.tolist()}
+    try:
+        train, held_out = stratified_split(labels, fraction, np.random.default_rng(seed), group)
+    except mc.InputError:
+        assert mixed or max(n_groups.values()) == 1
+        return
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    assert not set(group[train]) & set(group[held_out])
+    assert set(labels[held_out]) <= set(labels[train])
+    if not mixed:
+        assert set(labels[held_out]) == {label for label, count in n_groups.items() if count > 1}
+
+
+def test_a_split_is_filled_beside_a_group_that_is_too_large():
+    labels, groups = np.zeros(100, int), np.r_[np.zeros(50, int), np.arange(1, 51)]
+    for seed in range(5):  # wherever the large group comes in the random order
+        _, held_out = stratified_split(labels, 0.2, np.random.default_rng(seed), groups)
+        assert len(held_out) == 20
+
+
+def test_a_split_without_two_images_of_a_class_is_refused_with_the_cause(rng):
+    with pytest.raises(mc.InputError, match="no class has two"):
+        stratified_split(np.arange(50), 0.1, rng)
+    with pytest.raises(mc.InputError, match="different groups"):
+        stratified_split(np.zeros(50, int), 0.1, rng, groups=np.zeros(50, int))
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_a_fraction_must_be_between_0_and_1(fraction, rng):
     with pytest.raises(mc.InputError):
@@ -827,6 +1138,13 @@ def test_normalize_divides_by_the_norm(rng):
     np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-6)
     assert (y[0, :, 3] == 0).all()
     np.testing.assert_allclose(mc.datasets.normalize(np.array([[3.0, 4.0]]), axis=1), [[0.6, 0.8]])
+
+
+def test_normalize_along_an_axis_of_length_1_is_refused(rng):
+    x = rng.random((5, 1, 28, 28))
+    with pytest.raises(mc.InputError, match="axis=2"):
+        mc.datasets.normalize(x)
+    np.testing.assert_array_equal(mc.datasets.normalize(x, axis=2)[:, 0], mc.datasets.normalize(x[:, 0]))
 
 
 @pytest.mark.parametrize("axis", [9, -3, "rows", 0.5, None, (0, 1)])

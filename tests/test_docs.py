@@ -21,8 +21,9 @@ def figures():
     return module
 
 
-def test_the_examples_of_the_page_run():
-    result = doctest.testfile(str(PAGE), module_relative=False)
+@pytest.mark.parametrize("page", [PAGE, DOCS / "layers.md"], ids=lambda page: page.stem)
+def test_the_examples_of_the_page_run(page):
+    result = doctest.testfile(str(page), module_relative=False)
     assert result.attempted > 25 and result.failed == 0
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import pathlib
 import resource
+import socket
 import ssl
 import subprocess
 import sys
@@ -167,6 +168,37 @@ def with_range(data, content_range):
     return respond
 
 
+def as_range(data, first, header=True, of=None):
+    """A 206 with `data`, whatever was requested; in the header it begins at `first`."""
+
+    def respond(handler):
+        if not handler.headers.get("Range"):
+            return complete(of)(handler)
+        handler.send_response(206)
+        if header:
+            handler.send_header("Content-Range", f"bytes {first}-{len(of) - 1}/{len(of)}")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return respond
+
+
+def with_headers(data, **headers):
+    def respond(handler):
+        handler.send_response(200)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return respond
+
+
+LOGIN_PAGE = with_headers(b"<html>please log in</html>", Content_Type="text/html; charset=utf-8")
+
+
 def redirect(location):
     def respond(handler):
         handler.send_response(302)
@@ -219,6 +251,57 @@ def test_a_stalled_download_is_tried_again(monkeypatch, server, archive):
     assert image_count() == 200
 
 
+OTHER_RANGES = {
+    "the complete file": lambda data: as_range(data, 0, of=data),
+    "the complete file, as if it were the rest": lambda data: as_range(data, 1000, of=data),
+    "the rest of another file": lambda data: as_range(bytes(len(data) - 1000), 1000, of=data),
+    "the rest from another byte": lambda data: as_range(data[900:], 900, of=data),
+    "no range in the header": lambda data: as_range(data[1000:], None, header=False, of=data),
+}
+
+
+@pytest.mark.parametrize("make_response", OTHER_RANGES.values(), ids=OTHER_RANGES)
+def test_a_server_that_answers_a_range_with_other_bytes_sends_the_file_again(
+    monkeypatch, server, archive, make_response
+):
+    serve_small(monkeypatch, server, archive, [make_response(archive)])
+    download._folder().mkdir(parents=True)
+    (download._folder() / "small.tar.gz.part").write_bytes(archive[:1000])
+    assert image_count() == 200
+    assert server.requests[0] == ("/small", "bytes=1000-")
+
+
+@pytest.mark.parametrize("where", ["in the headers", "in the file"])
+def test_a_byte_a_second_is_too_slow(monkeypatch, server, archive, where):
+    """A clock that goes on by a second with every byte; the server waits for it."""
+    seconds, ticks = [0], threading.Semaphore(0)
+
+    def clock():
+        seconds[0] += 1
+        ticks.release()
+        return seconds[0]
+
+    def drip(handler):
+        if where == "in the file":
+            complete_headers(handler, len(archive))
+        else:
+            handler.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+        for position in range(200):
+            ticks.acquire(timeout=0.1)
+            handler.wfile.write(archive[position : position + 1] if where == "in the file" else b"x")
+
+    monkeypatch.setattr(download, "_now", clock)
+    serve_small(monkeypatch, server, archive, [drip, complete(archive)])
+    assert image_count() == 200
+    assert len(server.requests) == 2 and download.WINDOW <= seconds[0] < 2 * download.WINDOW
+
+
+def complete_headers(handler, length):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+
+
 @pytest.mark.parametrize("code", [500, 503, 429])
 def test_after_a_temporary_error_the_address_is_tried_again(monkeypatch, server, archive, code):
     serve_small(monkeypatch, server, archive, [status(code), status(code), complete(archive)])
@@ -246,7 +329,7 @@ NETWORK_ERRORS = [
 @pytest.mark.parametrize("error", NETWORK_ERRORS, ids=lambda error: type(error).__name__)
 def test_after_a_network_error_while_reading_the_address_is_tried_again(monkeypatch, server, archive, error):
     serve_small(monkeypatch, server, archive, [complete(archive)])
-    read, calls = http.client.HTTPResponse.read, []
+    read, calls = http.client.HTTPResponse.read1, []
 
     def fail_once(response, *size):
         calls.append(size)
@@ -254,7 +337,7 @@ def test_after_a_network_error_while_reading_the_address_is_tried_again(monkeypa
             raise error
         return read(response, *size)
 
-    monkeypatch.setattr(http.client.HTTPResponse, "read", fail_once)
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", fail_once)
     assert image_count() == 200
     assert len(server.requests) == 2
 
@@ -290,6 +373,49 @@ def test_a_redirect_is_followed(monkeypatch, server, archive):
     assert image_count() == 200
 
 
+def test_a_redirect_to_another_protocol_is_not_followed(monkeypatch, server, archive):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.setblocking(False)
+        serve_small(monkeypatch, server, archive, [redirect(f"ftp://127.0.0.1:{other.getsockname()[1]}/small")])
+        with pytest.raises(mc.FileError, match="redirect"):
+            mc.datasets.load_notmnist("small")
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_the_text_beside_a_redirect_is_not_read(monkeypatch, server, archive):
+    sent = []
+
+    def endless(handler):
+        handler.send_response(302)
+        handler.send_header("Location", "/elsewhere")
+        handler.end_headers()
+        for _ in range(256):
+            handler.wfile.write(bytes(2**16))
+            sent.append(1)
+
+    serve_small(monkeypatch, server, archive, [endless])
+    server.responses["/elsewhere"] = [complete(archive)]
+    assert image_count() == 200
+    assert len(sent) < 256
+
+
+def test_a_login_page_is_named_and_leaves_the_partial_file(monkeypatch, server, archive):
+    serve_small(monkeypatch, server, archive, [LOGIN_PAGE, complete(archive)], size=False)
+    download._folder().mkdir(parents=True)
+    (download._folder() / "small.tar.gz.part").write_bytes(archive[:1000])
+    with pytest.raises(mc.FileError, match="web page"):
+        mc.datasets.load_notmnist("small")
+    assert image_count() == 200
+    assert server.requests[-1] == ("/small", "bytes=1000-")
+
+
+def test_a_program_without_a_stderr_downloads_and_reads(monkeypatch, server, archive):
+    serve_small(monkeypatch, server, archive, [complete(archive)])
+    monkeypatch.setattr(sys, "stderr", None)
+    assert image_count() == 200
+
+
 def test_a_file_without_a_length_is_verified_by_its_checksum(monkeypatch, server, archive):
     serve_small(monkeypatch, server, archive, [without_length(archive)], size=False)
     assert image_count() == 200
@@ -316,6 +442,8 @@ WRONG_RESPONSES = {
     "a range that was not requested": lambda data: [truncated(data, 1000), with_range(data, "bytes 5-9/10")],
     "more data than the file has": lambda data: [without_length(data + bytes(2**20))],
     "a redirect to itself": lambda data: [redirect("/small")],
+    "a login page": lambda data: [LOGIN_PAGE],
+    "compressed once more": lambda data: [with_headers(gzip.compress(data), Content_Encoding="gzip")],
     "a redirect to a local file": lambda data: [redirect("file:///etc/hostname")],
     "a redirect to an incomplete address": lambda data: [redirect("http://[")],
     "a redirect to an invalid host": lambda data: [redirect("http://a..b/")],

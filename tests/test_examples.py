@@ -1,6 +1,7 @@
 """The examples as a user runs them: from the command line, but small."""
 
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -112,6 +113,29 @@ def test_a_run_that_was_stopped_is_resumed(tmp_path):
     resumed, once = (mc.load(tmp_path / name).parameters() for name in ("both.npz", "once.npz"))
     for name, parameter in resumed.items():
         np.testing.assert_array_equal(parameter.value, once[name].value)
+
+
+@pytest.mark.parametrize(
+    ("script", "number", "code"), [("lenet5.py", signal.SIGTERM, 143), ("training_loop.py", signal.SIGINT, 130)]
+)
+def test_a_run_that_is_stopped_leaves_the_saved_network_alone(tmp_path, script, number, code):
+    (tmp_path / "net.npz").write_bytes(b"a good network")
+    options = ("--samples", "64", "--epochs", "10000", "--save", "net.npz", "--picture", "seen.png")
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / script), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.poll() is None
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "stopped" in shown and "Traceback" not in shown
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["net.npz"]
+    assert (tmp_path / "net.npz").read_bytes() == b"a good network"
 
 
 def test_a_layer_of_your_own_is_checked(tmp_path):

@@ -59,13 +59,13 @@ def test_gradients_of_losses_in_float64(loss, labels, rng):
 def run(optimizer, path=None):
     x, y = small_set(50)
     model = small_model(dropout=True)
-    history = model.fit(x, y, 3, 16, optimizer(), validation_split=0.2, verbose=False)
+    history = model.fit(x, y, epochs=3, batch_size=16, optimizer=optimizer(), validation_split=0.2, verbose=False)
     if path is not None:
         model.save(path)
     return history, {name: mc.to_numpy(p.value) for name, p in model.parameters().items()}
 
 
-@pytest.mark.parametrize("optimizer", [lambda: mc.SGD(0.05, 0.9, clip_norm=1.0), lambda: mc.Adam(0.01)])
+@pytest.mark.parametrize("optimizer", [lambda: mc.SGD(0.05, momentum=0.9, clip_norm=1.0), lambda: mc.Adam(0.01)])
 def test_two_runs_give_the_same_bits(optimizer):
     first, second = run(optimizer), run(optimizer)
     assert first[0]["loss"] == second[0]["loss"]
@@ -80,7 +80,7 @@ def test_a_recorded_run_is_the_run_kernel_by_kernel(make, monkeypatch, recwarn):
     for records in (True, False):
         monkeypatch.setattr("minicnn.backends.cupy.can_record", can_record if records else lambda *_: False)
         model = small_model()
-        history = model.fit(x, y, 2, 16, make(), validation_split=0.2, verbose=False)
+        history = model.fit(x, y, epochs=2, batch_size=16, optimizer=make(), validation_split=0.2, verbose=False)
         found.append([history["loss"], *(mc.to_numpy(p.value).tolist() for p in model.parameters().values())])
     xp = mc.backends.current().xp
     assert can_record(xp, model, mc.SoftmaxCrossEntropy(), make()) and not recwarn.list
@@ -154,5 +154,5 @@ def test_a_model_saved_here_is_loaded_there(tmp_path):
 def test_the_labs_networks_train(rng):
     x, y = rng.integers(0, 256, (64, 1, 28, 28), dtype=np.uint8), rng.integers(0, 10, 64)
     for make in (mc.networks.lenet5, mc.networks.conv_pool, mc.networks.two_conv):
-        history = make().fit(x, y, 3, 32, mc.SGD(0.05), verbose=False)
+        history = make().fit(x, y, epochs=3, batch_size=32, optimizer=mc.SGD(0.05), verbose=False)
         assert history["loss"][-1] < history["loss"][0]

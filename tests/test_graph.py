@@ -18,8 +18,11 @@ def trained(optimizer, callbacks=(), model=small_model, count=400, **options):
     x, y = small_set(count)
     model = model()
     strict_backend.launches.clear()
-    history = model.fit(x, y, 2, 16, optimizer, callbacks=callbacks, verbose=False, **options)
-    weights = [mc.to_numpy(p.value) for p in model.parameters().values()]
+    history = model.fit(
+        x, y, epochs=2, batch_size=16, optimizer=optimizer, callbacks=callbacks, verbose=False, **options
+    )
+    kept = [*model.parameters().values(), *model.states().values()]
+    weights = [mc.to_numpy(item.value) for item in kept]
     return history["loss"], history["accuracy"], weights, strict_backend.launches.count("graph")
 
 
@@ -62,7 +65,9 @@ def test_soft_labels_are_recorded_too(by_kernels, monkeypatch):
     losses = []
     for records in (True, False):
         monkeypatch.setattr("minicnn.backends.cupy.can_record", can_record if records else lambda *_: False)
-        losses.append(small_model().fit(x, np.eye(3)[y], 2, 16, mc.Adam(), verbose=False)["loss"])
+        losses.append(
+            small_model().fit(x, np.eye(3)[y], epochs=2, batch_size=16, optimizer=mc.Adam(), verbose=False)["loss"]
+        )
     assert losses[0] == losses[1]
 
 
@@ -82,6 +87,7 @@ CHANGES = {
     "a layer that is replaced": lambda model, optimizer: model.layers.__setitem__(5, mc.Sigmoid()),
     "a layer that is added": lambda model, optimizer: model.layers.insert(5, mc.Dense(8)),
     "a layer that cannot be recorded": lambda model, optimizer: model.layers.insert(5, mc.Dropout(0.5, seed=1)),
+    "a layer with layers inside": lambda model, optimizer: model.layers.insert(5, mc.Residual([mc.BatchNorm()])),
 }
 
 
@@ -97,6 +103,15 @@ def test_what_a_callback_changes_counts_from_the_next_batch_on(change, make, by_
         return [Change()]
 
     assert_same(trained(make(), callbacks()), by_kernels(make(), callbacks()))
+
+
+def test_what_a_layer_keeps_is_that_of_a_run_kernel_by_kernel(by_kernels):
+    def model():
+        model = small_model()
+        model.layers.insert(1, mc.BatchNorm())
+        return model
+
+    assert_same(trained(mc.SGD(0.05), model=model, count=80), by_kernels(mc.SGD(0.05), model=model, count=80))
 
 
 def test_a_loss_that_a_callback_keeps_stays(by_kernels):
@@ -196,13 +211,15 @@ def test_a_run_that_diverges_gets_its_last_good_weights_back():
 
     x, y = small_set(4800)
     with pytest.raises(mc.DivergenceError, match="those before batch 201 of epoch 1"):
-        small_model().fit(x, y, 1, 16, callbacks=[Break()], verbose=False)
+        small_model().fit(x, y, epochs=1, batch_size=16, callbacks=[Break()], verbose=False)
 
 
 def test_a_run_that_was_stopped_is_resumed_with_the_same_bits(tmp_path):
     uninterrupted = trained(mc.Adam(), checkpoint=tmp_path / "uninterrupted.npz")
     x, y = small_set(400)
-    small_model().fit(x, y, 1, 16, mc.Adam(), verbose=False, checkpoint=tmp_path / "stopped.npz")
+    small_model().fit(
+        x, y, epochs=1, batch_size=16, optimizer=mc.Adam(), verbose=False, checkpoint=tmp_path / "stopped.npz"
+    )
     assert_same(trained(mc.Adam(), checkpoint=tmp_path / "stopped.npz", resume=True), uninterrupted)
 
 

@@ -32,16 +32,44 @@ def adam(w, gradients, rate, b1=0.9, b2=0.999, epsilon=1e-7, decay=0.0):
     return w
 
 
+def rmsprop(w, gradients, rate, rho=0.9, epsilon=1e-7, decay=0.0):
+    v = 0
+    for g in gradients:
+        g = g + decay * w
+        v = rho * v + (1 - rho) * g * g
+        w = w - rate * g / (np.sqrt(v) + epsilon)
+    return w
+
+
+def adagrad(w, gradients, rate, epsilon=1e-7, decay=0.0):
+    s = 0
+    for g in gradients:
+        g = g + decay * w
+        s = s + g * g
+        w = w - rate * g / (np.sqrt(s) + epsilon)
+    return w
+
+
 RULES = {
     "SGD": (lambda: mc.SGD(0.1), lambda w, g: sgd(w, g, 0.1)),
-    "momentum": (lambda: mc.SGD(0.1, 0.9), lambda w, g: sgd(w, g, 0.1, 0.9)),
-    "Nesterov": (lambda: mc.SGD(0.1, 0.9, nesterov=True), lambda w, g: sgd(w, g, 0.1, 0.9, True)),
+    "momentum": (lambda: mc.SGD(0.1, momentum=0.9), lambda w, g: sgd(w, g, 0.1, 0.9)),
+    "Nesterov": (lambda: mc.SGD(0.1, momentum=0.9, nesterov=True), lambda w, g: sgd(w, g, 0.1, 0.9, True)),
     "SGD with L2": (lambda: mc.SGD(0.1, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, decay=0.3)),
-    "SGD with all": (lambda: mc.SGD(0.1, 0.5, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, 0.5, decay=0.3)),
+    "SGD with all": (lambda: mc.SGD(0.1, momentum=0.5, weight_decay=0.3), lambda w, g: sgd(w, g, 0.1, 0.5, decay=0.3)),
     "Adam": (lambda: mc.Adam(0.1), lambda w, g: adam(w, g, 0.1)),
     "Adam with other numbers": (
-        lambda: mc.Adam(0.01, 0.8, 0.99, 1e-3),
+        lambda: mc.Adam(0.01, beta1=0.8, beta2=0.99, epsilon=1e-3),
         lambda w, g: adam(w, g, 0.01, 0.8, 0.99, 1e-3),
+    ),
+    "RMSprop": (lambda: mc.RMSprop(0.1), lambda w, g: rmsprop(w, g, 0.1)),
+    "RMSprop with other numbers": (
+        lambda: mc.RMSprop(0.1, rho=0.6, epsilon=1e-3, weight_decay=0.3),
+        lambda w, g: rmsprop(w, g, 0.1, 0.6, 1e-3, 0.3),
+    ),
+    "Adagrad": (lambda: mc.Adagrad(0.1), lambda w, g: adagrad(w, g, 0.1)),
+    "Adagrad with other numbers": (
+        lambda: mc.Adagrad(0.1, epsilon=1e-3, weight_decay=0.3),
+        lambda w, g: adagrad(w, g, 0.1, 1e-3, 0.3),
     ),
     "Adam with decoupled decay": (lambda: mc.Adam(0.1, weight_decay=0.3), lambda w, g: adam(w, g, 0.1, decay=0.3)),
 }
@@ -49,13 +77,16 @@ all_rules = pytest.mark.parametrize(("make", "formula"), RULES.values(), ids=RUL
 
 
 @all_rules
-def test_ten_steps_by_the_formula(make, formula, rng):
+@pytest.mark.parametrize("backend", ["plain", "numpy"])
+def test_ten_steps_by_the_formula(make, formula, backend, rng):
     w = rng.normal(size=(4, 3))
     gradients = rng.normal(size=(10, 4, 3))
     parameter, optimizer = Parameter(w.copy()), make()
+    mc.use(backend)
     for gradient in gradients:
         parameter.add_gradient(gradient.copy())
         optimizer.step({"w": parameter})
+    mc.use("numpy")
     np.testing.assert_allclose(parameter.value, formula(w, gradients), rtol=1e-12)
     assert optimizer.steps == 10 and parameter.grad is None
 
@@ -150,7 +181,7 @@ def test_the_memory_belongs_to_the_parameter(make, formula, rng):
 
 
 def test_a_second_model_starts_at_the_beginning_of_the_schedule():
-    optimizer, changes = mc.SGD(mc.StepDecay(1.0, 2, 0.5)), []
+    optimizer, changes = mc.SGD(mc.StepDecay(1.0, every=2, factor=0.5)), []
     for _ in range(2):
         parameter = Parameter(np.zeros(1))
         for _ in range(3):
@@ -235,11 +266,28 @@ def test_a_value_that_was_replaced_by_another_shape_is_refused():
         lambda: mc.Adam(beta2=-0.1),
         lambda: mc.Adam(epsilon=-1e-8),
         lambda: mc.Adam(epsilon=0),
+        lambda: mc.SGD(True),
+        lambda: mc.SGD(clip_norm=-1),
+        lambda: mc.SGD(weight_decay=math.inf),
+        lambda: mc.SGD(momentum=0.0, nesterov=True),
+        lambda: mc.Adam(weight_decay="0.1"),
+        lambda: mc.Adam(beta2=1.0),
+        lambda: mc.RMSprop(rho=1.0),
+        lambda: mc.RMSprop(epsilon=0),
+        lambda: mc.Adagrad(epsilon=0),
+        lambda: mc.Adagrad(-1),
+        lambda: mc.StepDecay(0.1, every=True),
+        lambda: mc.StepDecay(0.1, every=5, factor=-0.1),
+        lambda: mc.StepDecay("0.1", every=5),
+        lambda: mc.CosineDecay(0.1, steps=5, minimum=math.nan),
+        lambda: mc.ExponentialDecay(0.1, every=5, factor=math.inf),
+        lambda: mc.WarmUp(mc.Constant(0.1), steps=0),
+        lambda: mc.Constant(True),
         lambda: mc.StepDecay(0.1, every=0),
         lambda: mc.StepDecay(0.1, every=2.5),
         lambda: mc.CosineDecay(0.1, steps=0),
-        lambda: mc.ExponentialDecay(-0.1, 10, 0.5),
-        lambda: mc.WarmUp(0.1, 5),
+        lambda: mc.ExponentialDecay(-0.1, every=10, factor=0.5),
+        lambda: mc.WarmUp(0.1, steps=5),
         lambda: mc.Constant(math.inf),
     ],
 )
@@ -249,16 +297,17 @@ def test_numbers_out_of_range_are_refused(make):
 
 
 def test_schedules_by_their_formulas():
-    assert [mc.StepDecay(1.0, 3, 0.5)(step) for step in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
-    assert mc.ExponentialDecay(1.0, 4, 0.5)(2) == pytest.approx(math.sqrt(0.5))
-    cosine = mc.CosineDecay(1.0, 8, minimum=0.2)
+    assert [mc.StepDecay(1.0, every=3, factor=0.5)(step) for step in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert mc.ExponentialDecay(1.0, every=4, factor=0.5)(2) == pytest.approx(math.sqrt(0.5))
+    cosine = mc.CosineDecay(1.0, steps=8, minimum=0.2)
     assert [cosine(0), cosine(4), cosine(8), cosine(99)] == pytest.approx([1, 0.6, 0.2, 0.2])
-    warm = mc.WarmUp(mc.StepDecay(1.0, 2, 0.1), 4)
+    warm = mc.WarmUp(mc.StepDecay(1.0, every=2, factor=0.1), steps=4)
+    assert mc.WarmUp(mc.StepDecay(1.0, every=1, factor=0.1), steps=2)(0) == 0.5  # from the start of the other
     assert [warm(step) for step in range(8)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1])
 
 
 def test_an_optimizer_follows_its_schedule():
-    optimizer, parameter = mc.SGD(mc.StepDecay(1.0, 2, 0.5)), Parameter(np.zeros(1))
+    optimizer, parameter = mc.SGD(mc.StepDecay(1.0, every=2, factor=0.5)), Parameter(np.zeros(1))
     changes = []
     for _ in range(5):
         before = parameter.value.copy()
@@ -296,3 +345,124 @@ def test_the_defaults_are_kerass(layer, shape):
     expected = initializers.glorot_uniform(layer.weight.value.shape, np.random.default_rng(0))
     np.testing.assert_array_equal(layer.weight.value, expected)
     np.testing.assert_array_equal(layer.bias.value, 0)
+
+
+DEFAULTS = {
+    "SGD": (lambda: mc.SGD(), {"learning_rate": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}),
+    "Adam": (lambda: mc.Adam(), {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}),
+    "RMSprop": (lambda: mc.RMSprop(), {"learning_rate": 0.001, "rho": 0.9, "epsilon": 1e-7, "weight_decay": 0}),
+    "Adagrad": (lambda: mc.Adagrad(), {"learning_rate": 0.01, "epsilon": 1e-7, "weight_decay": 0}),
+    "StepDecay": (lambda: mc.StepDecay(0.5, every=2), {"factor": 0.1}),
+    "CosineDecay": (lambda: mc.CosineDecay(0.5, steps=2), {"minimum": 0}),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), DEFAULTS.values(), ids=DEFAULTS)
+def test_the_defaults_are_those_of_the_documentation(make, expected):
+    for name, value in expected.items():
+        assert getattr(make(), name) == value
+    if hasattr(make(), "clip_norm"):
+        assert make().clip_norm is None and make().weight_decay == 0 and make().steps == 0
+
+
+class SignDescent(mc.optimizers.Optimizer):
+    """A rule of one's own."""
+
+    def update(self, w, g, t, learning_rate):
+        w -= learning_rate * np.sign(g)
+
+
+def test_a_rule_of_ones_own_has_the_optimizers_defaults():
+    optimizer, parameter = SignDescent(0.5), Parameter(np.zeros(2))
+    assert optimizer.weight_decay == 0 and optimizer.clip_norm is None and optimizer.steps == 0
+    assert repr(optimizer) == "SignDescent(0.5)"
+    parameter.add_gradient(np.array([30.0, -0.1]))
+    optimizer.step({"w": parameter})
+    np.testing.assert_array_equal(parameter.value, [-0.5, 0.5])
+    parameter.add_gradient(np.ones(2))
+    with pytest.raises(NotImplementedError, match="Optimizer needs an update"):
+        mc.optimizers.Optimizer(0.1).step({"w": parameter})
+
+
+def test_numbers_at_the_border_of_their_range_are_accepted():
+    mc.SGD(0, momentum=0.0, weight_decay=0, clip_norm=1e-9)
+    mc.Adam(0, beta1=0, beta2=0, epsilon=1e-300)
+    mc.RMSprop(rho=0)
+    mc.StepDecay(0, every=1, factor=0)
+    mc.CosineDecay(0, steps=1, minimum=0)
+    mc.WarmUp(lambda step: 0.1, steps=np.int64(1))
+
+
+def test_the_norm_of_the_gradients_is_clipped_only_above_clip_norm():
+    for size, expected in ((0.5, 0.5), (1.0, 1.0), (4.0, 1.0)):
+        parameter, other = Parameter(np.zeros(1)), Parameter(np.zeros(1))
+        parameter.add_gradient(np.array([0.6 * size]))
+        other.add_gradient(np.array([0.8 * size]))
+        mc.SGD(1.0, clip_norm=1.0).step({"a": parameter, "b": other})
+        np.testing.assert_allclose([parameter.value[0], other.value[0]], [-0.6 * expected, -0.8 * expected])
+
+
+def test_adams_epsilon_is_where_pytorch_has_it():
+    """In the first step Keras's would act 32 times as strongly: it matters where gradients are as small as epsilon."""
+    rate, g, epsilon = 0.1, 1e-7, 1e-7
+    m, v = (1 - 0.9) * g, (1 - 0.999) * g * g
+    pytorch = rate * (m / (1 - 0.9)) / (math.sqrt(v / (1 - 0.999)) + epsilon)
+    keras = rate * math.sqrt(1 - 0.999) / (1 - 0.9) * m / (math.sqrt(v) + epsilon)
+    parameter = Parameter(np.zeros(1))
+    parameter.add_gradient(np.array([g]))
+    mc.Adam(rate, epsilon=epsilon).step({"w": parameter})
+    assert -parameter.value[0] == pytest.approx(pytorch, rel=1e-9) == pytest.approx(rate / 2)
+    assert keras == pytest.approx(rate / 32.6, rel=1e-2)
+    parameter = Parameter(np.zeros(1))
+    parameter.add_gradient(np.array([g]))
+    mc.Adam(rate, epsilon=epsilon / math.sqrt(1 - 0.999)).step({"w": parameter})  # what the docstring says of Keras's
+    assert -parameter.value[0] == pytest.approx(keras, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adagrad"])
+def test_the_rules_are_pytorchs(name, rng):
+    torch = pytest.importorskip("torch")
+    w, gradients = rng.normal(size=(3, 2)), rng.normal(size=(5, 3, 2))
+    ours = {"RMSprop": mc.RMSprop(0.01, rho=0.9, epsilon=1e-4), "Adagrad": mc.Adagrad(0.01, epsilon=1e-4)}[name]
+    tensor = torch.tensor(w, requires_grad=True)
+    options = {"RMSprop": {"alpha": 0.9}, "Adagrad": {}}[name]
+    theirs = getattr(torch.optim, name)([tensor], lr=0.01, eps=1e-4, **options)
+    parameter = Parameter(w.copy())
+    for gradient in gradients:
+        parameter.add_gradient(gradient)
+        ours.step({"w": parameter})
+        tensor.grad = torch.tensor(gradient)
+        theirs.step()
+    np.testing.assert_allclose(parameter.value, tensor.detach().numpy(), rtol=1e-12)
+
+
+def test_a_frozen_parameter_collects_no_gradient_and_says_so():
+    parameter = Parameter(np.zeros(2))
+    assert parameter.grad is None and not parameter.has_gradient and parameter.trainable
+    parameter.trainable = False
+    parameter.add_gradient(np.ones(2))
+    assert not parameter.has_gradient
+    assert "frozen" in repr(parameter)
+    with pytest.raises(mc.InputError):
+        parameter.add_gradient(np.ones(3))
+
+
+def test_the_learning_rate_may_be_set_to_a_number_or_a_schedule():
+    optimizer = mc.SGD(0.1)
+    optimizer.learning_rate = 0.2
+    assert optimizer.learning_rate == 0.2
+    optimizer.learning_rate = mc.StepDecay(1.0, every=1, factor=0.5)
+    parameter = Parameter(np.zeros(1))
+    for expected in (1.0, 0.5):
+        assert optimizer.learning_rate == expected
+        parameter.add_gradient(np.ones(1))
+        optimizer.step({"w": parameter})
+    with pytest.raises(mc.InputError, match="learning_rate"):
+        optimizer.learning_rate = "fast"
+
+
+def test_the_norm_of_no_gradients_is_zero_and_a_tied_parameter_counts_once():
+    parameter = Parameter(np.zeros(2))
+    assert mc.optimizers.gradient_norm({"w": parameter}) == 0
+    parameter.add_gradient(np.array([3.0, 4.0]))
+    assert mc.optimizers.gradient_norm({"a": parameter, "b": parameter}) == 5

@@ -3,11 +3,13 @@
 import html
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from hostile import HOSTILE, tags, texts
 from strict_backend import strict
 
 import minicnn as mc
@@ -295,6 +297,22 @@ def test_saliency_and_occlusion_are_drawn_beside_the_image(rng):
     assert axes[1].get_xlim() == axes[0].get_xlim() and axes[1].get_ylim() == axes[0].get_ylim()
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # which characters there are depends on the font
+def test_names_are_drawn_as_they_are(rng):
+    """A dollar begins no formula, and control characters stop no picture."""
+    names, image = ["$x^{2$", "\x00\x1b", "\udcff", "\N{GRINNING FACE}"], rng.random((1, 7, 6), dtype="float32")
+    model, x, labels = network(), rng.random((8, 1, 7, 6), dtype="float32"), np.arange(8) % 4
+    figures = [
+        plots.saliency(model, image, 3, names),
+        plots.confusion_matrix(labels, labels[::-1], names),
+        plots.confident_mistakes(model, x, labels, names),
+        plots.training_curves({name: [1.0] for name in names}),
+        plots.kernels(type("$a^{b$", (mc.Sequential,), {})([mc.Conv2D(1, 3)], input_shape=(1, 3, 3))),
+    ]
+    for figure in figures:
+        assert plots.png(figure, dpi=20).startswith(b"\x89PNG")
+
+
 MODEL = network()
 IMAGE = np.zeros((1, 7, 6), np.float32)
 
@@ -354,7 +372,7 @@ def test_a_notebook_displays_a_figure_a_model_and_a_history(monkeypatch):
     lines = []
     MODEL.summary(print_fn=lines.append)
     text = html.unescape(re.sub("<[^>]+>", " ", MODEL._repr_html_()))
-    assert sorted(" ".join(lines).replace("─", "").split()) == sorted(text.split())
+    assert sorted(re.sub("[-─]{2,}", "", " ".join(lines)).split()) == sorted(text.split())
     assert "Dense(3)" in mc.Sequential([mc.Dense(3)])._repr_html_()  # not built yet
 
     history = mc.History({"loss": [0.5, 0.25], "<b>": [1.0, 2.0]})
@@ -372,6 +390,9 @@ def test_a_notebook_displays_a_figure_a_model_and_a_history(monkeypatch):
 
 @pytest.fixture
 def report(monkeypatch):
+    """The module; its pictures are small here."""
+    png = plots.png
+    monkeypatch.setattr(plots, "png", lambda figure, dpi=100: png(figure, 15))
     monkeypatch.syspath_prepend(str(EXAMPLES))
     return pytest.importorskip("report")
 
@@ -381,6 +402,30 @@ def write(report, folder, model, accuracy=None):
     x = rng.integers(0, 256, (40, 1, 7, 6), dtype=np.uint8)
     y = model.predict(x).argmax(axis=1) if accuracy == 1 else rng.integers(0, 10, 40)
     report.write(folder, model, (x, y), mc.History(loss=[1.0, 0.5]), {"data": "<noise>"}, "trial")
+
+
+@checkout
+def test_no_text_changes_the_report(report, tmp_path, monkeypatch):
+    """Nor a table or a model that a notebook shows."""
+    monkeypatch.setattr(plots, "png", lambda figure, dpi=100: b"")
+    rng, pages = np.random.default_rng(0), []
+    test = rng.integers(0, 256, (12, 1, 7, 6), dtype=np.uint8), rng.integers(0, 10, 12)
+    for words in (["plain"] * len(HOSTILE), HOSTILE):
+        shown = "".join(words)
+        named = type(shown.replace("\0", "").replace("\udcff", ""), (mc.Conv2D,), {})
+        model = mc.Sequential([named(2, 3), mc.Flatten(), mc.Dense(10)], input_shape=(1, 7, 6))
+        settings = {"command": shlex.join(["python", *words]), "data": f"notMNIST from {shown}", shown: shown}
+        report.write(tmp_path, model, test, {}, settings, shown)
+        unbuilt = mc.Sequential([type("Named", (mc.Layer,), {"__repr__": lambda layer, shown=shown: shown})()])
+        history = mc.History({name: [1.0] for name in words} | {shown: [1.0]})
+        page = (tmp_path / "index.html").read_text(encoding="utf-8")
+        pages.append([page, model._repr_html_(), unbuilt._repr_html_(), history._repr_html_()])
+    plain, hostile = pages
+    assert [tags(page) for page in hostile[:3]] == [tags(page) for page in plain[:3]]
+    assert {name for name, _ in tags(hostile[3])} == {name for name, _ in tags(plain[3])}
+    for page in hostile:
+        assert all(name in texts(page) for name in HOSTILE if name.isprintable()), page
+        assert not {"\0", "\x1b", "\udcff"} & {*page}
 
 
 def linked(folder):

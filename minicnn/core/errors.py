@@ -13,11 +13,22 @@ class InputError(MinicnnError, ValueError):
     """An argument, shape, dtype, label or setting that cannot be right."""
 
 
+class UnknownNameError(MinicnnError, AttributeError):
+    """A name that this library does not have, and other libraries do; the message says where to find it."""
+
+
 class FileError(MinicnnError, OSError):
     """A file or folder that is missing, broken, not what it claims, or cannot be written."""
 
 
-class GradientError(MinicnnError, AssertionError):
+class CheckError(MinicnnError, AssertionError):
+    """A layer or a loss that breaks what `gradcheck` or `testing` checks; the message says how to mend it.
+
+    It is an AssertionError, so that a test fails with it.
+    """
+
+
+class GradientError(CheckError):
     """An analytic gradient that disagrees with the numerical one."""
 
 
@@ -39,3 +50,19 @@ class DivergenceError(MinicnnError, FloatingPointError):
     def __init__(self, message, history=None):
         super().__init__(message)
         self.history = history
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training run, after a batch; a run with a checkpoint is saved.
+
+    It is a KeyboardInterrupt, so that a notebook or a script does not continue with a half-trained network. For the
+    same reason it is not a MinicnnError: that is an Exception, and code that reports errors and goes on would catch it.
+
+    Attributes:
+        history: the `History` of the epochs that are done.
+        signal: the number of the signal, such as `signal.SIGINT`.
+    """
+
+    def __init__(self, message, history=None, signal=2):
+        super().__init__(message)
+        self.history, self.signal = history, signal

@@ -7,27 +7,34 @@ formula of the derivative, so it cannot share its mistakes.
 
     numerical = (f(x + h) - f(x - h)) / (2 h)         (central differences, in float64)
 
-Where a function has a kink (ReLU at 0, two equal pixels in a max) it has no
-derivative: there the slopes to the left and the right differ, however small
-the step. Such points are recognised by that, and left out.
+No step is right everywhere. Too large, it sees how the function is curved; too
+small, it sees rounding. So where the two derivatives disagree, other steps are
+tried, until one agrees, or two agree with each other. Where a function has
+a kink (ReLU at 0, two equal pixels in a max) it has no derivative: the slopes
+to the left and the right differ, at every step. Such points are left out.
+
+A large array has too many numbers. Then all of them are moved at once, in a
+random direction: an error in any one of them shows.
 
 Source: Chainer's gradient_check and Karpathy's "CS231n" notes describe the craft.
 """
 
-import copy
 import dataclasses
+import math
 
 import numpy as np
 
-from minicnn.core import operations
+from minicnn.core import contract, operations
+from minicnn.core.contract import LossLayer, Subject
 from minicnn.core.errors import GradientError, InputError
-from minicnn.core.layer import Layer, build_layer, independent_samples, walk
-from minicnn.core.parameter import Parameter, State, watch_gradients
 
 STEP = 1e-5
-TOLERANCE = 1e-5
-_EVERY_COORDINATE = 150  # an array up to this size is checked number by number
-_DIRECTIONS = 5  # beyond it: as many numbers chosen at random, and this many random directions through all of them
+RTOL = 1e-5
+RANDOM = "a random direction"
+_OTHER_STEPS = (1e-1, 1e1, 1e-2, 1e2, 1e-3, 1e3, 1e-4, 1e4)  # tried where the first does not agree, as multiples of it
+_EVERY_COORDINATE = 50  # an array up to this size is checked number by number
+_COORDINATES = 8  # of a larger one: this many numbers chosen at random,
+_DIRECTIONS = 5  # and this many random directions through all of them
 
 
 @dataclasses.dataclass
@@ -37,82 +44,98 @@ class Entry:
     Attributes:
         name: "x", or the parameter's name.
         shape: of the array.
+        mode: "training" or "evaluation" where a layer computes another function in training, else "".
         checked: how many derivatives were compared.
         kinks: how many more lay on a kink, where there is no derivative, and were left out.
         error: the worst relative error, and `where` it was: an index, or "a random direction".
         analytic, numerical: the two derivatives there.
+        passed: whether every derivative is right.
     """
 
     name: str
     shape: tuple
+    mode: str = ""
     checked: int = 0
     kinks: int = 0
     error: float = 0.0
     where: object = None
     analytic: float = 0.0
     numerical: float = 0.0
+    passed: bool = True
+
+    def __str__(self):
+        kinks = f", {self.kinks} on a kink left out" if self.kinks else ""
+        text = (
+            f"{'ok   ' if self.passed else 'WRONG'} {self.name:18} {self.shape!s:18} worst relative error "
+            f"{self.error:.1e} in {self.checked} derivatives{kinks}"
+        )
+        if self.passed:
+            return text
+        return f"{text}\n      at {self.where}: analytic {self.analytic:.6g}, numerical {self.numerical:.6g}"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Report:
-    """What `check` found: one `Entry` for the input and one for each parameter.
+    """What `check` found: one `Entry` for each input and each parameter. Its repr is the report as text.
 
     Attributes:
         target: what was checked, as text.
-        entries: a list of Entry.
-        tolerance: the largest relative error that passes.
+        entries: a list of Entry; one for each mode where a layer computes another function in training.
         notes: sentences on what else was seen, such as a batch kept on the layer.
     """
 
     target: str
     entries: list
-    tolerance: float
     notes: tuple = ()
 
     @property
     def error(self):
         """The worst relative error of all."""
-        return max(entry.error for entry in self.entries)
+        return max((entry.error for entry in self.entries), default=0.0)
 
     @property
     def passed(self):
         """Whether every gradient is right."""
-        return all(entry.error <= self.tolerance for entry in self.entries)
+        return all(entry.passed for entry in self.entries)
 
-    def __str__(self):
-        lines = [self.target]
+    def __repr__(self):
+        lines, mode = [self.target], ""
         for entry in self.entries:
-            kinks = f", {entry.kinks} on a kink left out" if entry.kinks else ""
-            verdict = "ok   " if entry.error <= self.tolerance else "WRONG"
-            lines.append(
-                f"  {verdict} {entry.name:18} {entry.shape!s:18} worst relative error {entry.error:.1e} "
-                f"in {entry.checked} derivatives{kinks}"
-            )
-            if entry.error > self.tolerance:
-                lines.append(
-                    f"        at {entry.where}: analytic {entry.analytic:.6g}, numerical {entry.numerical:.6g}"
-                )
-        lines += [f"  note  {note}" for note in self.notes]
-        return "\n".join(lines)
+            if entry.mode != mode:
+                mode = entry.mode
+                lines.append(f"  in {mode}:")
+            indent = "\n    " if mode else "\n  "
+            lines.append(indent[1:] + str(entry).replace("\n", indent))
+        return "\n".join(lines + [f"  note  {note}" for note in self.notes])
 
 
-def check(target, x, labels=None, training=False, tolerance=TOLERANCE, seed=0):
+def check(target, x, labels=None, *, training=None, exclude=(), step=STEP, rtol=RTOL, atol=0.0, seed=0):
     """Compare the gradients of a layer, a loss or a model with central differences.
 
     The target itself is not changed: a copy of it computes in float64. A layer or model receives a random upstream
     gradient `dy`, and what is differentiated is `sum(dy * y)`. Its states and random generators are restored before
     every run.
 
-    Of a layer it is checked besides that every Parameter with a gradient is found in its attributes, that nothing
-    else that it changes in training changes its later outputs, and, where it claims independent samples, that the two
-    halves of a batch give the outputs and gradients of the batch.
+    Before that, a layer is tested for what would look like a wrong gradient, or hide one: that two runs at the same
+    input agree, that no input is overwritten, that the backward pass can be repeated, that it computes in the dtype of
+    its input, that its output has the shape it promises, that every Parameter with a gradient is found in its
+    attributes, that nothing else that it changes in training changes its later outputs, and, where it claims
+    independent samples, that the two halves of a batch give the outputs and gradients of the batch.
+
+    A derivative is right if `|analytic - numerical| <= atol + rounding + rtol * size`, where size is the sum of the
+    two, but at least a thousandth of the array's largest gradient. Rounding is that of float64 in the output.
 
     Args:
         target: a layer (built or not), a `Sequential`, or a loss.
-        x: the input: a batch for a layer or model, the outputs (logits) for a loss. It is used as float64.
+        x: the input: a batch for a layer or model, the outputs (logits) for a loss; or a tuple of several inputs,
+            which the target receives as a tuple. Floating point numbers are used as float64. Integers have no
+            gradient. Where backward returns None for an input, its gradient is taken to be zero.
         labels: for a loss, the second argument of its call.
-        training: whether to run layers as in training; Dropout then drops the same numbers in every run.
-        tolerance: the largest relative error that passes.
+        training: whether to run layers as in training; None for both, where they differ. Dropout then drops the same
+            numbers in every run.
+        exclude: names of inputs ("x", or "x.0" of several) and parameters that are not checked.
+        step: of the differences; for numbers above 1 relative to their size. Others are tried where it fails.
+        rtol, atol: the relative and the absolute error that pass.
         seed: of the upstream gradient, and of the choice of what to check in large arrays.
 
     Returns:
@@ -120,8 +143,9 @@ def check(target, x, labels=None, training=False, tolerance=TOLERANCE, seed=0):
 
     Raises:
         GradientError: a gradient is wrong; the message is the report.
+        CheckError: a layer or loss breaks one of the other promises; the message names it, and the way to mend it.
         InputError: no derivative could be compared, because every point lies on a kink or there is none; a target
-            that is not a layer, model or loss; a loss without labels; a layer that would lose something on save.
+            that is not a layer, model or loss; a loss without labels; a name in `exclude` that there is not.
 
     >>> from minicnn.core.layers import Conv2D
     >>> report = check(Conv2D(2, 3, padding="same"), np.random.default_rng(0).normal(size=(2, 1, 4, 4)))
@@ -134,213 +158,178 @@ def check(target, x, labels=None, training=False, tolerance=TOLERANCE, seed=0):
         raise InputError(f"gradcheck needs a layer, a model or a loss, got {target!r}: did you forget the brackets ()?")
     if labels is None and not hasattr(target, "forward"):
         raise InputError(f"gradcheck of {type(target).__name__} needs labels=..., the second argument of its call")
-    # Not default_rng(seed): a caller who draws x so would have dy == x, and a backward that confuses them would pass.
-    rng = np.random.default_rng([seed, 1])
-    x = np.array(operations.current.to_numpy(x), dtype=np.float64)
-    notes = ()
-    if labels is not None:
-        value, arrays, gradients = _prepare_loss(target, x, labels)
-    else:
-        layer = _float64_copy(target, x)
-        notes = _check_memory(layer, x, rng)
-        value, arrays, gradients = _prepare_layer(layer, x, training, rng)
-    entries = [_compare(name, arrays[name], gradients[name], value, rng) for name in arrays]
-    report = Report(_name(target), entries, tolerance, notes)
+    as_layer = target if labels is None else LossLayer(target, labels)
+    subject = Subject(as_layer, x, seed=seed)
+    excluded = {exclude} if isinstance(exclude, str) else set(exclude)
+    names = {*subject.inputs, *subject.parameters}
+    if excluded - names:
+        raise InputError(f"{subject.name} has no {', '.join(sorted(excluded - names))}: there is {sorted(names)}")
+    notes = [f"left out: {name}" for name in sorted(excluded)]
+    notes += [f"{name} holds integers: no gradient" for name, x in subject.inputs.items() if x.dtype.kind != "f"]
+    modes, changed = contract.keep(subject, as_layer, x, training)
+    if changed:
+        notes.append(f"forward changed {', '.join(changed)}: a layer that keeps a batch confuses two batches at a time")
+    entries = []
+    for mode in modes:
+        run = subject.run(mode)
+        for name, array in subject.moved_arrays().items():
+            if name in excluded:
+                continue
+            entry = Entry(name, tuple(array.shape), contract.mode_name(mode) if mode or len(modes) > 1 else "")
+            _Comparison(subject, mode, run, name, step, rtol, atol).fill(entry)
+            entries.append(entry)
+            if not entry.passed and run.gradients[name] is None:
+                notes.append(_missing_note(name, subject))
+    report = Report(subject.name, entries, tuple(notes))
     if not report.passed:
         raise GradientError(f"wrong gradient\n{report}")
     for entry in entries:
         if not entry.checked:
-            why = "has a kink at every point of" if entry.kinks else "has no number in"
+            why = "has a kink at every point that was tried of" if entry.kinks else "has no number in"
             raise InputError(f"{report.target} {why} {entry.name} {entry.shape}: check it at another input")
+    if not entries:
+        raise InputError(f"{report.target} has no gradient to compare: convert integers with x.astype('float64')")
     return report
 
 
-def _name(target):
-    """What the report calls the target: a layer by its repr, a model or a loss by its class."""
-    return repr(target) if isinstance(target, Layer) and not hasattr(target, "row") else type(target).__name__
+def _missing_note(name, subject):
+    if name in subject.inputs:
+        return f"backward returned None for {name}, and the output depends on it; exclude={name!r} leaves it out"
+    return f"{name} received no gradient, and the output depends on it: backward must add it with add_gradient"
 
 
-def _prepare_loss(loss, x, labels):
-    """The value of a loss as a function without arguments, its input by name, and the gradient by name."""
-    x = operations.current.array(x)
-    _, dx = loss(x, labels)
-    return (lambda: operations.to_float(loss(x, labels)[0])), {"x": x}, {"x": operations.current.to_numpy(dx)}
+class _Comparison:
+    """The derivatives of `sum(dy * y)` with respect to one array, analytic and numerical, along directions in it."""
+
+    def __init__(self, subject, training, run, name, step, rtol, atol):
+        self.subject, self.training, self.array = subject, training, subject.moved_arrays()[name]
+        self.step, self.rtol, self.atol = step, rtol, atol
+        self.here = operations.current.to_numpy(self.array).copy()
+        self.sizes = np.maximum(1, np.abs(self.here))
+        gradient = run.gradients[name]
+        self.gradient = np.zeros(self.here.shape) if gradient is None else gradient
+        self.largest = float(np.abs(self.gradient[np.isfinite(self.gradient)]).max(initial=0))
+        self.y = operations.current.array(run.y)
+        self.rounding = 2 * np.finfo(float).eps * np.linalg.norm(run.y * operations.current.to_numpy(subject.dy))
+
+    def fill(self, entry):
+        """Compare along all directions, and note in the entry what was found."""
+        if self.gradient.shape != self.here.shape:
+            entry.error, entry.where, entry.passed = math.inf, f"its shape {self.gradient.shape}", False
+            return
+        for where, direction in self.directions():
+            if where == RANDOM and entry.error > self.rtol:
+                break  # a wrong number is found: no direction says more
+            found = self.compare(direction)
+            if found is None:
+                entry.kinks += 1
+                continue
+            entry.checked += 1
+            if where == RANDOM and found[0] > self.rtol:
+                where, found = self.locate(direction, found)
+            if found[0] >= entry.error:
+                (entry.error, entry.analytic, entry.numerical), entry.where = found, where
+        entry.passed = entry.error <= self.rtol
+
+    def directions(self):
+        """Each number; of a large array some numbers, and random directions through all of them."""
+        rng, size = self.subject.rng, self.here.size
+        is_large = size > _EVERY_COORDINATE
+        for index in sorted(rng.choice(size, _COORDINATES, replace=False)) if is_large else range(size):
+            yield self.one_number(index)
+        if is_large and np.isfinite(self.gradient).any():
+            for _ in range(_DIRECTIONS):
+                direction = rng.normal(size=self.here.shape) * np.isfinite(self.gradient)
+                yield RANDOM, direction / _length(direction)
+
+    def one_number(self, index):
+        """(where, direction) of one number of the array."""
+        direction = np.zeros(self.here.shape)
+        direction.flat[index] = 1
+        return tuple(int(i) for i in np.unravel_index(index, self.here.shape)), direction
+
+    def compare(self, direction):
+        """(error, analytic, numerical) at the step that agrees best; None where there is a kink at every step."""
+        move, best = self.step * direction * self.sizes, None
+        rounding = self.rounding / _length(move)
+        last = math.inf
+        for factor in (1, *_OTHER_STEPS):
+            found = self.compare_at(factor * move, rounding)
+            if found is None:
+                continue
+            best = found if best is None else min(best, found)
+            if best[0] <= self.rtol:
+                return best
+            numerical = found[2]
+            if abs(numerical - last) <= self.rtol * abs(numerical):
+                break  # two steps agree with each other: so it is the analytic derivative that is wrong
+            last = numerical
+        if best is None or np.count_nonzero(direction) == 1:  # other directions would lose the numbers near zero
+            found = self.compare_near_zero(direction)
+            best = min((item for item in (best, found) if item is not None), default=None)
+        return best
+
+    def compare_near_zero(self, direction):
+        """The same with steps that are small beside small numbers, as for sqrt at 1e-9."""
+        move = 10 * self.step * direction * np.abs(self.here)
+        return self.compare_at(move, self.rounding / _length(self.step * direction * self.sizes))
+
+    def compare_at(self, move, rounding):
+        """The same for one step; None where the slopes to both sides differ: a kink, or too large or small a step."""
+        length = _length(move)
+        if length == 0:
+            return None
+        right, left = (change / length for change in self.changes(move))
+        if not abs(right - left) <= 1e-3 * max(abs(right), abs(left), self.largest) + rounding:
+            return None
+        analytic, numerical = self.predicted(move) / length, (right + left) / 2
+        if not np.isfinite(analytic):
+            return math.inf, analytic, numerical
+        difference, size = abs(analytic - numerical), max(abs(analytic) + abs(numerical), 1e-3 * self.largest)
+        if difference > self.rtol * size:
+            difference = max(0.0, difference - self.atol - rounding)
+        return difference and difference / size, analytic, numerical
+
+    def predicted(self, move):
+        """How the gradient says that the function changes with a move."""
+        moved = move != 0
+        return float((self.gradient[moved] * move[moved]).sum())
+
+    def changes(self, move):
+        """How the function changes up to x + move, and from x - move on."""
+        up, down = self.output(self.here + move), self.output(self.here - move)
+        self.array[...] = operations.current.array(self.here)
+        with np.errstate(all="ignore"):
+            return [operations.to_float((change * self.subject.dy).sum()) for change in (up - self.y, self.y - down)]
+
+    def output(self, point):
+        self.array[...] = operations.current.array(point)
+        with np.errstate(all="ignore"):  # the point may lie outside the function's domain
+            return self.subject.forward(training=self.training)[0].copy()  # it may be the array itself
+
+    def locate(self, whole, found):
+        """The number that is wrong, by halving the direction: (where, what was found there)."""
+        direction = whole
+        while np.count_nonzero(direction) > 1:
+            indices = np.flatnonzero(direction)
+            first, second = direction.copy(), direction.copy()
+            first.flat[indices[len(indices) // 2 :]] = 0
+            second.flat[indices[: len(indices) // 2]] = 0
+            direction = first if self.mismatch(first) >= self.mismatch(second) else second
+        where, one = self.one_number(np.flatnonzero(direction)[0])
+        at_number, near_zero = self.compare(one), self.compare_near_zero(whole)
+        if at_number is not None and at_number[0] > self.rtol:
+            return where, at_number
+        return RANDOM, found if near_zero is None else min(found, near_zero)
+
+    def mismatch(self, direction):
+        """By how much the change that the gradient predicts misses the one that is seen."""
+        move = self.step * direction * self.sizes
+        return abs(self.predicted(move) - sum(self.changes(move)) / 2)
 
 
-def _float64_copy(target, x):
-    """A copy of a layer, built for x, with its parameters and states in float64."""
-    layer = copy.deepcopy(target)
-    layer.convert("float64")
-    for _, inner in walk(layer, Layer):
-        if hasattr(inner, "dtype"):
-            inner.dtype = np.dtype(np.float64)
-    if isinstance(layer, Layer):
-        build_layer(layer, x.shape[1:], None, np.float64)
-    for parameter in layer.parameters().values():
-        parameter.trainable = True
-        parameter.clear_gradient()
-    return layer
-
-
-def _prepare_layer(layer, x, training, rng):
-    """The value `sum(dy * y)` of a layer as a function without arguments, its input and parameters, and gradients."""
-    forward = _repeatable(layer, training)
-    x = operations.current.array(x)
-    y, backward = forward(x)
-    dy = operations.current.array(rng.normal(size=y.shape))
-    with watch_gradients() as receivers:
-        dx = backward(dy)
-    parameters = layer.parameters()
-    for parameter in receivers - set(parameters.values()):
-        raise InputError(
-            f"{layer!r} adds gradients to a Parameter of shape {tuple(parameter.value.shape)} that its attributes do "
-            "not hold, so it is not trained or saved: keep it in an attribute, or there in a list, a tuple or a dict"
-        )
-    gradients = {"x": operations.current.to_numpy(dx)}
-    for name, parameter in parameters.items():
-        missing = np.zeros(parameter.value.shape)
-        gradients[name] = operations.current.to_numpy(parameter.grad) if parameter.has_gradient else missing
-        parameter.clear_gradient()
-    if independent_samples(layer, training) and len(x) > 1:
-        _check_halves(layer, forward, x, y, dy, gradients)
-    arrays = {"x": x} | {name: parameter.value for name, parameter in parameters.items()}
-    return (lambda: operations.to_float((forward(x)[0] * dy).sum())), arrays, gradients
-
-
-def _repeatable(layer, training):
-    """`forward` with the states and random generators as they are now, each time."""
-    states = [(item, _state_of(item)) for item in layer.states().values()]
-
-    def forward(x):
-        for item, state in states:
-            _restore(item, state)
-        return layer.forward(x, training)
-
-    return forward
-
-
-def _state_of(item):
-    return item.bit_generator.state if isinstance(item, np.random.Generator) else copy.deepcopy(item.value)
-
-
-def _restore(item, state):
-    if isinstance(item, np.random.Generator):
-        item.bit_generator.state = state
-    else:
-        item.value = copy.deepcopy(state)
-
-
-def _check_memory(layer, x, rng):
-    """Refuse a layer whose output depends on something that training changed and no file keeps.
-
-    Returns:
-        notes on attributes that training changed, although the output does not depend on them.
-    """
-    before = {name: dict(vars(inner)) for name, inner in walk(layer, Layer)}
-    expected = operations.current.to_numpy(_repeatable(layer, False)(operations.current.array(x))[0])
-    training, evaluation = _repeatable(layer, True), _repeatable(layer, False)
-    training(operations.current.array(x + rng.normal(size=x.shape)))
-    changed = [
-        f"{name}.{key}".lstrip(".")
-        for name, inner in walk(layer, Layer)
-        for key, value in vars(inner).items()
-        if value is not before.get(name, {}).get(key) and not isinstance(value, (Parameter, State, Layer))
-    ]
-    after = operations.current.to_numpy(evaluation(operations.current.array(x))[0])
-    names = ", ".join(changed)
-    if changed and not np.array_equal(expected, after, equal_nan=True):
-        raise InputError(
-            f"{_name(layer)}: forward(training=True) changed {names}, on which later outputs depend and which would be "
-            "lost on save: keep it in minicnn.State"
-        )
-    if changed:
-        return (f"forward changed {names}: a layer that keeps a batch confuses two batches at a time",)
-    return ()
-
-
-def _check_halves(layer, forward, x, y, dy, gradients):
-    """Refuse a layer that claims independent samples and computes something else for the halves of a batch."""
-    half = len(x) // 2
-    found = []
-    for rows in (slice(0, half), slice(half, None)):
-        y_half, backward = forward(x[rows])
-        found.append([operations.current.to_numpy(array) for array in (y_half, backward(dy[rows]))])
-    outputs, dx = (np.concatenate(halves) for halves in zip(*found, strict=True))
-    pairs = {"y": (operations.current.to_numpy(y), outputs), "x": (gradients["x"], dx)}
-    for name, parameter in layer.parameters().items():
-        if parameter.has_gradient:
-            pairs[name] = gradients[name], operations.current.to_numpy(parameter.grad)
-        parameter.clear_gradient()
-    for name, (complete, halves) in pairs.items():
-        scale = np.abs(complete).max(initial=0) + 1e-12
-        if complete.shape != halves.shape or not np.allclose(complete, halves, rtol=1e-9, atol=1e-9 * scale):
-            what = "output" if name == "y" else f"gradient of {name}"
-            raise InputError(
-                f"{_name(layer)} claims independent_samples, but the {what} of a batch is not that of its two halves: "
-                "set independent_samples = False"
-            )
-
-
-def _compare(name, array, gradient, value, rng):
-    """Numerical and analytic derivatives of one array, compared."""
-    entry = Entry(name, tuple(array.shape))
-    if gradient.shape != array.shape:
-        entry.error, entry.where = np.inf, f"its shape {gradient.shape}"
-        return entry
-    scale = float(np.abs(gradient).max(initial=0))
-    for where, direction in _directions(array, rng):
-        analytic = float((gradient * direction).sum())
-        numerical, is_kink = _slope(value, array, direction, scale)
-        if is_kink:
-            entry.kinks += 1
-            continue
-        entry.checked += 1
-        difference = abs(analytic - numerical)
-        error = difference / max(abs(analytic) + abs(numerical), 1e-3 * scale, 1e-8) if difference else 0.0
-        if not error <= entry.error:  # NaN counts as worse
-            entry.error, entry.where = error if error == error else np.inf, where
-            entry.analytic, entry.numerical = analytic, numerical
-    return entry
-
-
-def _directions(array, rng):
-    """Where to differentiate: at each number; of a large array at some numbers and along some random directions."""
-    size = array.size
-    chosen = range(size) if size <= _EVERY_COORDINATE else sorted(rng.choice(size, _EVERY_COORDINATE, replace=False))
-    for index in chosen:
-        direction = np.zeros(size)
-        direction[index] = 1
-        where = tuple(int(i) for i in np.unravel_index(index, array.shape))
-        yield where, direction.reshape(array.shape)
-    if size > _EVERY_COORDINATE:
-        for _ in range(_DIRECTIONS):
-            direction = rng.normal(size=array.shape)
-            yield "a random direction", direction / np.linalg.norm(direction)
-
-
-def _slope(value, array, direction, scale):
-    """The derivative along a direction, and whether there is a kink instead.
-
-    At a kink the slopes to the left and the right differ, however small the step. Where a function is only curved,
-    the difference shrinks with the step; then the derivative of the smaller step is used.
-    """
-    here = operations.current.to_numpy(array).copy()
-    middle, difference = value(), np.inf
-    for step in (STEP, STEP / 10, STEP / 100):
-        up, down = (_value_at(value, array, here + sign * step * direction) for sign in (1, -1))
-        right, left = (up - middle) / step, (middle - down) / step
-        before, difference = difference, abs(right - left)
-        rounding = 1e-9 * abs(middle) * STEP / step
-        is_kink = difference > 1e-3 * max(abs(right), abs(left), scale) + rounding
-        if not is_kink or difference > before / 3:
-            break
-    _value_at(value, array, here)
-    return (up - down) / (2 * step), is_kink
-
-
-def _value_at(value, array, point):
-    array[...] = operations.current.array(point)
-    return value()
+def _length(array):
+    return math.sqrt((array * array).sum())
 
 
 def report_all():
@@ -348,7 +337,7 @@ def report_all():
     from minicnn.core import layers, losses
 
     rng = np.random.default_rng(0)
-    images, vectors = rng.normal(size=(3, 4, 7, 6)), rng.normal(size=(4, 6))
+    images, vectors, small = rng.normal(size=(3, 4, 7, 6)), rng.normal(size=(4, 6)), rng.normal(size=(3, 4, 3, 4))
     for layer in (
         layers.Conv2D(6, 3),
         layers.Conv2D(6, (3, 2), stride=2, padding="same"),
@@ -359,24 +348,36 @@ def report_all():
         layers.AvgPool2D(2),
         layers.AvgPool2D(3, stride=2, padding=1),
         layers.AvgPool2D(3, stride=2, padding="same", count_include_pad=True),
+    ):
+        yield check(layer, images)
+    for layer in (
+        layers.Conv2DTranspose(3, 3),
+        layers.Conv2DTranspose(4, (3, 2), stride=(2, 3), padding="same", groups=2),
+        layers.UpSampling2D(2),
         layers.GlobalAvgPool2D(),
+        layers.GlobalMaxPool2D(),
         layers.Flatten(),
         layers.ReLU(),
+        layers.LeakyReLU(),
+        layers.ELU(),
+        layers.GELU(),
+        layers.SiLU(),
+        layers.Hardswish(),
         layers.Tanh(),
         layers.Sigmoid(),
         layers.Softmax(),
         layers.Dropout(0.4, seed=1),
+        layers.BatchNorm(),
+        layers.LayerNorm(),
+        layers.GroupNorm(2),
+        layers.Residual([layers.Conv2D(4, 3, padding="same"), layers.BatchNorm(), layers.ReLU()]),
+        layers.Branches([[layers.Conv2D(3, 1)], []], join="concatenate"),
     ):
-        yield check(layer, images, training=True)
+        yield check(layer, small)
     yield check(layers.Dense(5), vectors)
     yield check(layers.Softmax(), vectors)
     yield check(losses.SoftmaxCrossEntropy(), vectors, labels=np.array([0, 5, 2, 2]))
     yield check(losses.SoftmaxCrossEntropy(), vectors, labels=rng.dirichlet(np.ones(6), size=4))
     yield check(losses.MeanSquaredError(), vectors, labels=rng.normal(size=(4, 6)))
-
-
-def main(arguments):
-    """`python -m minicnn gradcheck`: print the report of every layer and loss."""
-    for report in report_all():
-        print(report)
-    print("every gradient agrees with central differences")
+    yield check(losses.BinaryCrossEntropy(), vectors, labels=rng.random((4, 6)))
+    yield check(losses.Hinge(), vectors, labels=np.array([0, 5, 2, 2]))

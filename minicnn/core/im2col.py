@@ -16,7 +16,7 @@ import os
 
 import numpy as np
 
-from minicnn.core.checks import check_array
+from minicnn.core.checks import check_array, quoted
 from minicnn.core.errors import InputError
 from minicnn.core.window import Window, output_size
 
@@ -24,12 +24,13 @@ __all__ = ["BUDGET", "Window", "col2im", "im2col", "output_size", "pad"]
 
 
 def _budget(setting):
-    if not setting.isdigit() or int(setting) < 1:
-        raise InputError(f"MINICNN_COLUMNS_MB needs an integer of mebibytes above 0, got {setting!r}")
+    if not setting.isdecimal() or int(setting) < 1:
+        raise InputError(f"MINICNN_COLUMNS_MB needs an integer of mebibytes above 0, got {quoted(setting)}")
     return int(setting) * 2**20
 
 
-#: Bytes that the columns may take at a time. Set it, or in mebibytes the environment variable MINICNN_COLUMNS_MB.
+#: Bytes that the columns may take at a time, or the images with their padding, or what a layer computes of one sample.
+#: Set it, or in mebibytes the environment variable MINICNN_COLUMNS_MB; 256 where it is not set.
 BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB") or "256")
 
 
@@ -49,7 +50,8 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1, fill=0):
         columns (C * KH * KW, OH * OW * N), of the dtype of `x`.
 
     Raises:
-        InputError: `x` is not an array of four axes, the window does not fit, or the columns exceed the `BUDGET`.
+        InputError: `x` is not an array of four axes, the window does not fit, or the columns or the padded images
+            exceed the `BUDGET`.
 
     >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
@@ -66,10 +68,8 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1, fill=0):
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
     shape = (C, *window.kernel_size, OH, OW, N)
-    if math.prod(shape) * x.dtype.itemsize > BUDGET:
-        raise _budget_error(math.prod(shape) * x.dtype.itemsize, x.shape)
+    columns = _filled(x, 0, shape)
     image = pad(x, window.pads(H, W), fill).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
-    columns = np.empty_like(x, shape=shape)
     for kh, kw, rows, cols in window.taps(OH, OW):
         columns[:, kh, kw] = image[:, rows, cols]
     return columns.reshape(-1, OH * OW * N)
@@ -87,7 +87,7 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
         kernel_size, stride, padding, dilation: the window, as in `Window`; or a `Window` as `kernel_size`.
 
     Returns:
-        images (N, C, H, W), of the dtype of `columns`.
+        images (N, C, H, W), of the dtype of `columns`; integers in the width in which NumPy adds them up.
 
     Raises:
         InputError: not an array, or its shape does not belong to these images and this window.
@@ -107,7 +107,8 @@ def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilatio
         raise _columns_error(columns.shape, (C * KH * KW, OH * OW * N), input_shape)
     columns = columns.reshape(C, KH, KW, OH, OW, N)
     (top, bottom), (left, right) = window.pads(H, W)
-    image = np.zeros_like(columns, shape=(C, top + H + bottom, left + W + right, N))
+    # like a sum of columns, for which small integers are widened
+    image = _filled(columns[:0].sum(0), 0, (C, top + H + bottom, left + W + right, N), images=N * C * H * W)
     for kh, kw, rows, cols in window.taps(OH, OW):
         image[:, rows, cols] += columns[:, kh, kw]
     return image[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)  # (N, C, H, W)
@@ -121,6 +122,9 @@ def pad(x, pads, fill=0):
         pads: ((top, bottom), (left, right)) in pixels.
         fill: the value of the border.
 
+    Raises:
+        InputError: the padded images exceed the `BUDGET`, and are more than four times as large as the images.
+
     >>> import numpy as np
     >>> pad(np.ones((1, 1, 1, 2)), ((1, 0), (0, 1)))[0, 0]
     array([[0., 0., 0.],
@@ -130,15 +134,56 @@ def pad(x, pads, fill=0):
     if not (top or bottom or left or right):
         return x
     N, C, H, W = x.shape
-    padded = np.full_like(x, fill, order="C", shape=(C, top + H + bottom, left + W + right, N))
+    padded = _filled(x, fill, (C, top + H + bottom, left + W + right, N), images=x.size)
     padded[:, top : top + H, left : left + W] = x.transpose(1, 2, 3, 0)
     return padded.transpose(3, 0, 1, 2)
 
 
-def _budget_error(size, shape):
-    return InputError(
-        f"all columns of these images {tuple(shape)} would take {size / 2**20:,.0f} MiB, more than the "
-        f"{BUDGET / 2**20:,.0f} MiB of minicnn.im2col.BUDGET: take fewer images at a time, or raise it"
+def _filled(x, fill, shape, images=0):
+    """Like `x` of another shape; refused beyond the `BUDGET`, and beyond four times as many `images` numbers."""
+    if math.prod(shape) > max(BUDGET // x.dtype.itemsize, 4 * images) or (x.dtype.kind in "biu" and fill % 1):
+        raise _filled_error(x.dtype, fill, shape)
+    return np.full_like(x, fill, order="C", shape=shape)
+
+
+def check_sample(layer, input_shape, output_shape):
+    """Refuse a layer that needs too much memory for a single sample, before any is allocated.
+
+    A window of 100,000 pixels or a padding of 20,000 is a mistake, or a file made to do harm. In float32 the layer's
+    output and the padded image may take the `BUDGET` each, and 256 MiB in any case.
+
+    Args:
+        layer: the layer; if it has a `window`, that is its `Window`.
+        input_shape, output_shape: of one sample, without the batch axis.
+
+    Raises:
+        InputError: one of them takes more; the message has the numbers.
+    """
+    arrays = {"output": output_shape}
+    window = getattr(layer, "window", None)
+    if isinstance(window, Window):
+        C, H, W = input_shape
+        (top, bottom), (left, right) = window.pads(H, W)
+        arrays["padded image"] = C, top + H + bottom, left + W + right
+    for name, shape in arrays.items():
+        if 4 * math.prod(shape) > max(BUDGET, 2**28):
+            raise InputError(
+                f"{layer!r} on one sample {tuple(input_shape)}: {_too_large(name, shape, 4)}: is it a mistake? If not, "
+                "raise the budget, also by the environment variable MINICNN_COLUMNS_MB"
+            )
+
+
+def _filled_error(dtype, fill, shape):
+    if dtype.kind in "biu" and fill % 1:
+        return InputError(f"images of {dtype} cannot hold a border of {fill}: convert them with x.astype('float32')")
+    name = "columns" if len(shape) == 6 else "padded images"
+    return InputError(f"{_too_large(name, shape, dtype.itemsize)}: take fewer images at a time, or raise it")
+
+
+def _too_large(name, shape, itemsize):
+    return (
+        f"the {name} {tuple(shape)} would take {math.prod(shape) * itemsize / 2**20:,.0f} MiB, more than the "
+        f"{BUDGET / 2**20:,.0f} MiB of minicnn.im2col.BUDGET"
     )
 
 

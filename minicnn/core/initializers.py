@@ -18,6 +18,7 @@ import math
 
 import numpy as np
 
+from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
 
 
@@ -26,6 +27,11 @@ def fans(shape):
 
     For a dense weight `(units, features)` these are the features and the units; for a kernel
     `(F, C, KH, KW)` both count the `KH * KW` taps.
+
+    A shape does not tell the groups of a convolution, so it is the shape of one group, `(F / groups, C / groups, KH,
+    KW)`: an input feeds the filters of its own group only. With all F filters counted, `glorot` would draw the weights
+    of a depthwise layer of 64 channels and 3x3 taps with a 33rd of the variance, 2 / (9 + 576) instead of 2 / (9 + 9),
+    and after five such layers little of the signal would be left. `Conv2D` draws each group by itself (`by_groups`).
 
     Raises:
         InputError: a shape of fewer than two axes.
@@ -37,6 +43,26 @@ def fans(shape):
         raise InputError(f"a weight needs two axes or more to have fans, got shape {shape}")
     taps = math.prod(shape[2:])
     return shape[1] * taps, shape[0] * taps
+
+
+def by_groups(initializer, groups, shape, rng, dtype="float32"):
+    """The kernels of a grouped convolution: those of each group drawn by themselves, because it is a convolution alone.
+
+    Args:
+        initializer: a function as in this module.
+        groups: G; groups are consecutive along the first axis.
+        shape: of all kernels, (F, C / G, KH, KW).
+        rng, dtype: as in `glorot_uniform`.
+
+    Returns:
+        an array of that shape.
+
+    >>> depthwise = by_groups(glorot_normal, 1000, (1000, 1, 3, 3), np.random.default_rng(0))
+    >>> depthwise.shape, round(float(depthwise.var()) * (9 + 9), 1)          # a unit reads 9 inputs, an input feeds 9
+    ((1000, 1, 3, 3), 2.0)
+    """
+    one = (shape[0] // groups, *shape[1:])
+    return np.concatenate([initializer(one, rng, dtype) for _ in range(groups)])
 
 
 def _uniform(shape, rng, dtype, variance):
@@ -127,9 +153,18 @@ def zeros(shape, rng, dtype="float32"):
     return np.zeros(shape, dtype=dtype)
 
 
+def ones(shape, rng, dtype="float32"):
+    """All one, of any shape: the usual start of a scale.
+
+    >>> ones((3,), rng=None)
+    array([1., 1., 1.], dtype=float32)
+    """
+    return np.ones(shape, dtype=dtype)
+
+
 #: Every initializer of the library by name: what saved models may ask for.
 INITIALIZERS = {
-    function.__name__: function for function in (glorot_uniform, glorot_normal, he_uniform, he_normal, zeros)
+    function.__name__: function for function in (glorot_uniform, glorot_normal, he_uniform, he_normal, zeros, ones)
 }
 
 
@@ -152,5 +187,5 @@ def named(name):
     True
     """
     if name not in INITIALIZERS:
-        raise InputError(f"there is no initializer {name!r}: the library's are {', '.join(INITIALIZERS)}")
+        raise InputError(f"there is no initializer {quoted(name)}: the library's are {', '.join(INITIALIZERS)}")
     return INITIALIZERS[name]

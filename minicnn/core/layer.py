@@ -9,18 +9,22 @@ A layer may hold parameters, states, random generators and other layers, in
 attributes, lists, tuples and dicts. One function, `walk`, finds them all.
 """
 
+import contextlib
+import copy
 import functools
-import inspect
 
 import numpy as np
 
 from minicnn.core import initializers, operations
-from minicnn.core.checks import check_array
+from minicnn.core.arguments import Configured
+from minicnn.core.checks import check_array, check_flag
 from minicnn.core.errors import InputError
+from minicnn.core.im2col import check_sample
+from minicnn.core.messages import input_error, parameter_error
 from minicnn.core.parameter import Parameter, State
 
 
-class Layer:
+class Layer(Configured):
     """The base of all layers. A layer of your own needs `forward`; with parameters also `parameter_shapes`.
 
     The arguments of a layer's constructor are kept as attributes of the same names: `repr`, saving and
@@ -70,10 +74,12 @@ class Layer:
             dtype: of the parameters, "float32" or "float64".
 
         Raises:
-            InputError: the layer cannot compute with inputs of this shape, or has parameters that do not fit it.
+            InputError: the layer cannot compute with inputs of this shape, needs too much memory for a single one
+                (`minicnn.im2col.BUDGET`), or has parameters that do not fit it.
         """
         rng = rng or np.random.default_rng(0)
         output_shape = tuple(self.output_shape(input_shape))
+        check_sample(self, input_shape, output_shape)
         for name, shape in self.parameter_shapes(input_shape).items():
             if isinstance(getattr(self, name, None), Parameter):
                 self._check_fit(name, shape, dtype)
@@ -92,6 +98,10 @@ class Layer:
         """
         return {}
 
+    def initial_value(self, name, shape, rng, dtype):
+        """The array that a parameter starts with: by default what `<name>_initializer` draws."""
+        return getattr(self, f"{name}_initializer")(shape, rng, dtype)
+
     def output_shape(self, input_shape):
         """The shape of one output, without the batch axis, for one input's shape."""
         return tuple(input_shape)
@@ -102,6 +112,9 @@ class Layer:
         Args:
             x: the batch, its first axis the samples: (N, C, H, W) or (N, D), of a floating point dtype.
             training: whether to compute as in training (Dropout then drops).
+
+        Change neither `x` nor `y` in place before the backward pass: it computes with them, as Tanh with its `y`, and
+        the gradient would be wrong without a word. `y = y - t` makes a new array; `y -= t` does not.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a forward method")
 
@@ -140,10 +153,11 @@ class Layer:
 
     @trainable.setter
     def trainable(self, value):
+        value = check_flag(value, "trainable", type(self).__name__)
         for _, layer in walk(self, Layer):
-            layer._trainable = bool(value)
+            layer._trainable = value
         for parameter in self.parameters().values():
-            parameter.trainable = bool(value)
+            parameter.trainable = value
             parameter.clear_gradient()
 
     def convert(self, dtype=None):
@@ -187,14 +201,14 @@ class Layer:
         Raises:
             InputError: an argument is not kept as an attribute of its name.
         """
-        names = inspect.signature(type(self)).parameters
-        lost = [name for name in names if not hasattr(self, name)]
+        arguments = self.arguments()
+        lost = [name for name, value in arguments.items() if value is ...]
         if lost:
             raise InputError(
                 f"{type(self).__name__} must keep its constructor's argument as an attribute of the same name: "
                 f"self.{lost[0]} is missing"
             )
-        return {name: getattr(self, name) for name in names}
+        return arguments
 
     def check_input(self, x, ndim=None, features=None):
         """Refuse a batch that this layer cannot compute with.
@@ -209,8 +223,8 @@ class Layer:
                 and the likely fix.
         """
         check_array(x, self)
-        if x.dtype.kind != "f" or ndim not in (None, x.ndim) or (features and x.shape[1] != features):
-            raise self._input_error(x, ndim, features)
+        if x.dtype.kind != "f" or not x.size or ndim not in (None, x.ndim) or (features and x.shape[1] != features):
+            raise input_error(self, x, ndim, features)
 
     def check_parameter(self, parameter, x):
         """Refuse to compute before the parameters are made, or with an input of another dtype or backend.
@@ -218,43 +232,9 @@ class Layer:
         Raises:
             InputError: the message says how to build the layer or convert the input.
         """
-        check_array(x, self)
-        owns = operations.current.owns
-        if parameter is None or parameter.value.dtype != x.dtype or not (owns(x) and owns(parameter.value)):
-            raise self._parameter_error(parameter, x)
-
-    def _input_error(self, x, ndim, features):
-        if x.dtype.kind != "f":
-            return InputError(f"{self!r} needs floating point numbers, got {x.dtype}: convert with x.astype('float32')")
-        return (image_shape_error if ndim == 4 else vector_shape_error)(self, x.shape, features)
-
-    def _parameter_error(self, parameter, x):
-        if parameter is None:
-            return InputError(
-                f"{self!r} has no weights yet: put it into a Sequential, or call layer.build(x.shape[1:])"
-            )
-        value = parameter.value
-        if value.dtype != x.dtype:
-            return InputError(
-                f"{self!r} has weights of {value.dtype} and got an input of {x.dtype}: "
-                f"convert the input with x.astype('{value.dtype}')"
-            )
-        return InputError(
-            f"{self!r} has its weights in {type(value).__module__} and its input in {type(x).__module__}, and the "
-            f"backend in use is {operations.current.name}: convert the input with mc.to_device or mc.to_numpy, and the "
-            "layer with layer.convert()"
-        )
-
-    def __repr__(self):
-        signature = inspect.signature(type(self)).parameters
-        shown = []
-        for name, parameter in signature.items():
-            value, default = getattr(self, name, ...), parameter.default
-            if default is inspect.Parameter.empty:
-                shown.append(repr(value))
-            elif value is not default and repr(value) != repr(default):
-                shown.append(f"{name}={getattr(value, '__name__', repr(value))}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+        owns, dtype = operations.current.owns, getattr(x, "dtype", None)
+        if parameter is None or parameter.value.dtype != dtype or not (owns(x) and owns(parameter.value)):
+            raise parameter_error(self, parameter, x)
 
     def _make_parameter(self, name, shape, rng, dtype):
         initializer = getattr(self, f"{name}_initializer", None)
@@ -263,7 +243,10 @@ class Layer:
                 f"{self!r} needs a function as {name}_initializer, got {initializer!r}: "
                 f"one of minicnn.initializers, such as initializers.{initializers.he_normal.__name__}"
             )
-        parameter = Parameter(operations.current.array(initializer(shape, rng, dtype)))
+        value = self.initial_value(name, shape, rng, dtype)
+        if tuple(value.shape) != tuple(shape):
+            raise InputError(f"{self!r} needs a {name} {tuple(shape)} from its initializer, got {tuple(value.shape)}")
+        parameter = Parameter(operations.current.array(value))
         parameter.trainable = self._trainable
         return parameter
 
@@ -288,11 +271,10 @@ class Layer:
         for layer in inside:
             layer.forward = functools.partial(build_first, layer)
         try:
-            y, _ = self.forward(operations.current.array(np.zeros((1, *input_shape), dtype)))
+            return shape_returned(self, input_shape, dtype)
         finally:
             for layer in inside:
                 vars(layer).pop("forward", None)
-        return tuple(y.shape[1:])
 
 
 def walk(item, kinds, name="", seen=None):
@@ -338,6 +320,36 @@ def kept_arrays(layer):
             yield name, item
 
 
+@contextlib.contextmanager
+def states_kept(layer):
+    """A block that may change the states of a layer and of those inside: at its end they are as before."""
+    before = {name: copy.deepcopy(_content(state)) for name, state in layer.states().items()}
+    try:
+        yield
+    finally:
+        for name, state in layer.states().items():
+            if name in before and isinstance(state, np.random.Generator):
+                state.bit_generator.state = before[name]
+            elif name in before:
+                state.value = before[name]
+
+
+def _content(state):
+    return state.bit_generator.state if isinstance(state, np.random.Generator) else state.value
+
+
+def shape_returned(layer, input_shape, dtype):
+    """The shape of one output, as `forward` returns it for an image of zeros; InputError if it returns no pair."""
+    with states_kept(layer), np.errstate(all="ignore"):  # zeros may divide by zero
+        result = layer.forward(operations.current.array(np.zeros((1, *input_shape), dtype)))
+    if isinstance(result, tuple) and len(result) == 2 and callable(result[1]) and hasattr(result[0], "shape"):
+        return tuple(result[0].shape[1:])
+    raise InputError(
+        f"{layer!r}: forward must return two things, the output and the backward pass, `return y, backward` with a "
+        f"function backward(dy) that returns dx; it returned {type(result).__name__}"
+    )
+
+
 def build_layer(layer, input_shape, rng, dtype):
     """Build a layer; one that has parameters keeps them, or is refused where they do not fit.
 
@@ -378,34 +390,8 @@ def independent_samples(layer, training):
     return False
 
 
-def check_image_shape(layer, shape, channels=None):
-    """Refuse a batch's shape that is not (N, C, H, W), with the likely fix."""
-    if len(shape) != 4 or channels not in (None, shape[1]):
-        raise image_shape_error(layer, shape, channels)
-
-
-def window_output_shape(layer, input_shape):
-    """(OH, OW) of a layer with a window, for images (C, H, W); the error names the layer."""
-    _, H, W = input_shape
-    try:
-        return layer.window.output_shape(H, W)
-    except InputError as error:
-        raise InputError(f"{layer!r} on images of {H} x {W}: {error}") from None
-
-
-def image_shape_error(layer, shape, channels):
-    """The error for a batch's shape that is not (N, C, H, W), with the likely fix."""
-    needed = "C" if channels is None else channels
-    fix = ""
-    if len(shape) == 3:
-        fix = ": add the channel axis with x[:, None]"
-    elif len(shape) == 4 and shape[3] == channels:
-        fix = ": move the channels forward with x.transpose(0, 3, 1, 2)"
-    return InputError(f"{layer!r} needs images (N, {needed}, H, W); got shape {tuple(shape)}{fix}")
-
-
-def vector_shape_error(layer, shape, features):
-    """The error for a batch's shape that is not (N, D), with the likely fix."""
-    needed = "D" if features is None else features
-    fix = ": put Flatten() before it" if len(shape) == 4 else ""
-    return InputError(f"{layer!r} needs vectors (N, {needed}); got shape {tuple(shape)}{fix}")
+def shared_independence(layers):
+    """`independent_samples` of a layer that holds others: a batch may be split where every one of them allows it."""
+    layers = list(layers)
+    allowed = [all(independent_samples(layer, training) for layer in layers) for training in (False, True)]
+    return True if allowed[1] else "evaluation" if allowed[0] else False

@@ -1,10 +1,13 @@
 """What is measured besides the loss."""
 
+import dataclasses
+
 import numpy as np
 
 from minicnn.core import operations
 from minicnn.core.checks import check_integer
 from minicnn.core.errors import InputError
+from minicnn.core.losses import as_labels
 
 
 def correct(outputs, labels):
@@ -17,11 +20,19 @@ def correct(outputs, labels):
     Returns:
         a scalar of the backend in use.
 
+    Raises:
+        InputError: arrays of other shapes.
+
     >>> import numpy as np
     >>> int(correct(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1])))
     1
     """
     labels = operations.current.array(labels)
+    if outputs.ndim != 2 or tuple(labels.shape) not in (tuple(outputs.shape), tuple(outputs.shape[:1])):
+        fix = ": remove an axis with y.ravel()" if labels.shape == (len(outputs), 1) else ""
+        raise InputError(
+            f"correct needs outputs (N, K) and labels (N,) or (N, K), got {outputs.shape} and {labels.shape}{fix}"
+        )
     if labels.ndim == 2:
         labels = labels.argmax(axis=1)
     return (outputs.argmax(axis=1) == labels).sum()
@@ -43,7 +54,8 @@ def confusion_matrix(labels, predictions, classes=None):
         an int64 array (K, K).
 
     Raises:
-        InputError: arrays of different lengths, or indices that are not integers from 0 to K - 1.
+        InputError: arrays of different lengths, indices that are not integers from 0 to K - 1, a column (N, 1), or
+            rows that hold NaN.
 
     >>> confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1])
     array([[1, 1],
@@ -51,9 +63,9 @@ def confusion_matrix(labels, predictions, classes=None):
 
     Source: Kohavi and Provost, "Glossary of terms", Machine Learning 30, 1998.
     """
-    arrays = {"labels": operations.current.to_numpy(labels), "predictions": operations.current.to_numpy(predictions)}
+    arrays = {"labels": _read(labels, "labels"), "predictions": _read(predictions, "predictions")}
     smallest = max([0, *(array.shape[1] for array in arrays.values() if array.ndim == 2)])
-    indices = {name: _class_indices(array, name) for name, array in arrays.items()}
+    indices = {name: class_indices(array, name) for name, array in arrays.items()}
     rows, columns = indices.values()
     if len(rows) != len(columns):
         raise InputError(f"a confusion matrix needs as many predictions as labels, got {len(columns)} and {len(rows)}")
@@ -75,28 +87,157 @@ def confident_mistakes(probabilities, labels):
         indices (M,) of the M images, by decreasing probability of the wrong class.
 
     Raises:
-        InputError: probabilities that are not (N, K), or not as many labels.
+        InputError: probabilities that are not (N, K) numbers, or not as many labels from 0 to K - 1.
 
     >>> confident_mistakes(np.array([[0.4, 0.6], [0.9, 0.1], [0.2, 0.8]]), [0, 0, 0])
     array([2, 0])
     """
-    probabilities, labels = (
-        operations.current.to_numpy(probabilities),
-        _class_indices(operations.current.to_numpy(labels), "labels"),
-    )
-    if probabilities.ndim != 2 or len(probabilities) != len(labels):
-        raise InputError(f"{len(labels)} labels need probabilities ({len(labels)}, K), got {probabilities.shape}")
+    probabilities, labels = _check_rows(probabilities, labels)
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
 
 
-def _class_indices(array, name):
-    """Class indices (N,) from indices or from rows (N, K)."""
-    if array.ndim == 2 and array.shape[1]:
+def top_k_accuracy(probabilities, labels, k=5):
+    """The fraction of images whose label is among the k classes of the largest probabilities.
+
+    Of classes with the same probability the lower index comes first.
+
+    Args:
+        probabilities: (N, K), probabilities or logits.
+        labels: class indices (N,), or one-hot or soft rows (N, K).
+        k: from 1 to K; with k = 1 it is the accuracy.
+
+    Returns:
+        a float from 0 to 1.
+
+    Raises:
+        InputError: as for `confident_mistakes`; a k that is not an integer from 1 to K; an empty set.
+
+    >>> top_k_accuracy(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), [1, 2], k=2)
+    0.5
+
+    Source: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015 (there k = 5).
+    """
+    probabilities, labels = _check_rows(probabilities, labels)
+    if check_integer(k, "k", "top_k_accuracy") > probabilities.shape[1]:
+        raise InputError(f"top_k_accuracy needs k of at most {probabilities.shape[1]}, the number of classes, got {k}")
+    if not len(labels):
+        raise InputError("top_k_accuracy needs one image at least")
+    first = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float((first == labels[:, None]).any(axis=1).mean())
+
+
+@dataclasses.dataclass(eq=False)
+class ClassReport:
+    """What `class_report` returns: one number for each class, and a table as its text.
+
+    Attributes:
+        names: of the K classes.
+        precision, recall, f1: (K,), float64; NaN where the number is 0 / 0.
+        support: (K,), how many images have the class as their label.
+        accuracy: the fraction of all images that is correct.
+
+    >>> class_report([0, 1], [0, 1]).accuracy
+    1.0
+    """
+
+    names: list
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+    accuracy: float
+
+    def __repr__(self):
+        width = max(8, *map(len, self.names))
+        lines = [f"{'class':{width}}  precision  recall      F1  images"]
+        for name, *numbers, count in zip(self.names, self.precision, self.recall, self.f1, self.support, strict=True):
+            texts = [f"{'-':>6}" if np.isnan(number) else f"{number:6.3f}" for number in numbers]
+            lines.append(f"{name:{width}}     {texts[0]}  {texts[1]}  {texts[2]}  {count:6}")
+        lines.append(f"{'accuracy':{width}}     {self.accuracy:6.3f}{'':18}{self.support.sum():6}")
+        return "\n".join(lines)
+
+
+def class_report(labels, predictions, names=None):
+    """Precision, recall and F1 of each class: what the accuracy alone does not tell, above all of rare classes.
+
+        precision = of the images predicted to be of a class, the fraction that is
+        recall    = of the images of a class, the fraction predicted to be
+        F1        = 2 * precision * recall / (precision + recall), their harmonic mean
+
+    Args:
+        labels, predictions: as for `confusion_matrix`.
+        names: of the K classes, such as "ABC"; by default their indices.
+
+    Returns:
+        a `ClassReport`. A class that is never predicted has the precision NaN, one without images the recall NaN.
+
+    Raises:
+        InputError: as for `confusion_matrix`; no images.
+
+    >>> class_report([0, 0, 0, 1], [0, 0, 1, 1], names="AB")
+    class     precision  recall      F1  images
+    A             1.000   0.667   0.800       3
+    B             0.500   1.000   0.667       1
+    accuracy      0.750                       4
+
+    Source: van Rijsbergen, "Information retrieval", 1979.
+    """
+    counts = confusion_matrix(labels, predictions, None if names is None else len(names))
+    if not counts.sum():
+        raise InputError("class_report needs one image at least")
+    hits, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        precision, recall, f1 = hits / predicted, hits / support, 2 * hits / (predicted + support)
+    names = [str(name) for name in (range(len(counts)) if names is None else names)]
+    return ClassReport(names, precision, recall, f1, support, float(hits.sum() / counts.sum()))
+
+
+def _read(array, name):
+    """An argument as a NumPy array."""
+    try:
+        return operations.current.to_numpy(as_labels(array))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _check_rows(probabilities, labels):
+    """Probabilities (N, K) and class indices (N,) as NumPy arrays."""
+    probabilities, labels = _read(probabilities, "probabilities"), class_indices(_read(labels, "labels"), "labels")
+    if probabilities.ndim != 2 or len(probabilities) != len(labels):
+        raise InputError(f"{len(labels)} labels need probabilities ({len(labels)}, K), got {probabilities.shape}")
+    class_indices(probabilities, "probabilities")  # whose rows must hold numbers
+    if labels.size and labels.max() >= probabilities.shape[1]:
+        raise InputError(
+            f"label {labels.max()} is out of range: the probabilities have {probabilities.shape[1]} classes"
+        )
+    return probabilities, labels
+
+
+def class_indices(array, name="labels"):
+    """Class indices (N,) from indices or from rows (N, K), of which the largest number counts.
+
+    Raises:
+        InputError: indices that are not integers from 0; a column (N, 1), every row of which would be class 0; rows
+            that hold NaN.
+
+    >>> class_indices(np.array([[0.1, 0.9], [0.8, 0.2]]))
+    array([1, 0])
+    """
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "fiub":
+        if np.isnan(array).any():
+            raise InputError(f"{name} must be numbers, and row {np.argwhere(np.isnan(array))[0, 0]} holds NaN")
         array = array.argmax(axis=1)
     if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.min() < 0)):
-        raise InputError(
-            f"{name} must be class indices (N,), integers from 0 on, or rows (N, K); got shape {array.shape} of "
-            f"{array.dtype}" + (f" with {array.min()} in it" if array.size and array.dtype.kind in "iuf" else "")
-        )
+        raise _indices_error(array, name)
     return array.astype(np.int64)
+
+
+def _indices_error(array, name):
+    needed = f"{name} must be class indices (N,), integers from 0 on, or rows (N, K)"
+    came = f"{needed}; got shape {array.shape} of {array.dtype}"
+    if array.ndim == 2 and array.shape[1] == 1:
+        return InputError(f"{came}: remove an axis with y.ravel()")
+    if array.ndim == 1 and array.dtype.kind in "USO":
+        return InputError(f"{came}: classes, y = np.unique(y, return_inverse=True) numbers the names")
+    return InputError(came + (f" with {array.min()} in it" if array.size and array.dtype.kind in "iuf" else ""))

@@ -38,7 +38,7 @@ class Operations:
 
     def batch(self, x, dtype):
         """A batch as the layers need it: of the model's dtype; uint8 pixels 0..255 are scaled to 0..1."""
-        return np.divide(x, 255, dtype=dtype) if x.dtype == np.uint8 else x.astype(dtype, copy=False)
+        return np.divide(np.asarray(x), 255, dtype=dtype) if x.dtype == np.uint8 else np.asarray(x, dtype)
 
     def uniform(self, shape, seed):
         """Random float32 numbers from 0 to 1, the same ones for the same shape (N, ...) and seed."""
@@ -65,8 +65,7 @@ class Operations:
         Returns:
             y, and two functions of dy: to the gradient of the kernels, and to the gradient of the images.
         """
-        N, _, H, W = x.shape
-        F = len(weight)
+        (N, _, H, W), F = x.shape, len(weight)
         columns = im2col(x, window)  # (C*KH*KW, OH*OW*N)
         columns = columns.reshape(groups, -1, columns.shape[1])  # the channels of a group are consecutive rows
         kernels = weight.reshape(groups, F // groups, -1)  # (G, F/G, C/G*KH*KW)
@@ -105,22 +104,23 @@ class Operations:
         Returns:
             y, and a function of dy to the gradient of the bias (F,).
         """
-        axes = (0, *range(2, y.ndim))  # all but the channels
 
         def to_bias(dy):
-            return dy.sum(axis=axes)
+            return dy.sum(axis=(0, *range(2, dy.ndim)))  # over all but the channels
 
         return y + bias.reshape(-1, *(1,) * (y.ndim - 2)), to_bias
 
     def max_pool(self, x, window):
         """The largest pixel of each window, and a function of dy to the gradient of the images.
 
-        Of equally large pixels the first in row order receives the gradient.
+        Of equally large pixels the first in row order receives the gradient. The padding is never the largest, and
+        a pixel that is NaN always is.
         """
         N, C, H, W = x.shape
         columns = im2col(x, window, fill=-np.inf)
         columns = columns.reshape(C, -1, columns.shape[1])  # (C, KH*KW, OH*OW*N)
-        largest = columns.argmax(axis=1)[:, None]  # (C, 1, OH*OW*N)
+        first = im2col(np.ones_like(x[:, :1]), window).argmax(axis=0)  # of each window, the first pixel of the image
+        largest = np.maximum(columns.argmax(axis=1), first)[:, None]  # (C, 1, OH*OW*N)
         y = np.take_along_axis(columns, largest, axis=1).reshape(C, *window.output_shape(H, W), N)
 
         def to_input(dy):
@@ -225,7 +225,7 @@ class Operations:
             outputs, backward = model.forward(x, training=True)
             if model.row is not row:  # a callback added or replaced a layer
                 row, parameters = model.row, model.parameters()
-            value, doutputs = loss.compute(outputs, labels)
+            value, doutputs = loss.compute_checked(outputs, labels)
             watch.check_loss(value)
             backward(doutputs, input_gradient=False)
             watch.check_gradients()

@@ -5,18 +5,18 @@ treats each number separately, so a backend may apply it to some rows of a
 parameter at a time.
 """
 
-import math
-import numbers
 import weakref
 
 import numpy as np
 
 from minicnn.core import operations
+from minicnn.core.arguments import Configured
+from minicnn.core.checks import check_flag, check_number
 from minicnn.core.errors import InputError
 from minicnn.core.schedules import Constant
 
 
-class Optimizer:
+class Optimizer(Configured):
     """What all optimizers share: the learning rate, and the memory of each parameter.
 
     A rule of your own needs `update`, and `memory` if it remembers anything.
@@ -50,10 +50,10 @@ class Optimizer:
     #: The names of the arrays that the rule remembers for each parameter, all zero at first.
     memory = ()
 
-    def __init__(self, learning_rate, weight_decay=0.0, clip_norm=None):
+    def __init__(self, learning_rate, *, weight_decay=0.0, clip_norm=None):
         self.learning_rate = learning_rate
-        self.weight_decay = _number(weight_decay, "weight_decay", self)
-        self.clip_norm = None if clip_norm is None else _number(clip_norm, "clip_norm", self)
+        self.weight_decay = check_number(weight_decay, "weight_decay", type(self).__name__)
+        self.clip_norm = None if clip_norm is None else check_number(clip_norm, "clip_norm", type(self).__name__)
         if self.clip_norm == 0:
             raise InputError(f"{type(self).__name__} needs a clip_norm above 0, or None")
         self.steps = 0
@@ -66,9 +66,10 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value):
-        self.schedule = value if callable(value) else Constant(_number(value, "learning_rate", self))
+        is_rate = not callable(value)
+        self.schedule = Constant(check_number(value, "learning_rate", type(self).__name__)) if is_rate else value
 
-    def step(self, parameters):
+    def step(self, parameters=None):
         """Change every parameter that has a gradient, and clear the gradients; without any gradient, nothing.
 
         Args:
@@ -78,7 +79,7 @@ class Optimizer:
             InputError: not such a dict; a parameter whose value was replaced by one of another shape.
         """
         if not isinstance(parameters, dict):
-            raise InputError(f"step needs a dict of parameters, got {type(parameters).__name__}: model.parameters()")
+            raise _parameters_error(parameters)
         self.steps = self.steps_taken(parameters)
         ready = [parameter for parameter in dict.fromkeys(parameters.values()) if parameter.gradients]
         if ready:
@@ -91,6 +92,10 @@ class Optimizer:
     def steps_taken(self, parameters):
         """How many steps these parameters have taken with this optimizer: the most of any of them."""
         return max((memory["t"] for memory in map(self.memories.get, parameters.values()) if memory), default=0)
+
+    def arguments(self):
+        rate = self.schedule.learning_rate if isinstance(self.schedule, Constant) else self.schedule
+        return super().arguments() | {"learning_rate": rate}
 
     def update(self, w, g, t, learning_rate, **memory):
         """Change the weights `w` and the arrays of the memory in place.
@@ -108,8 +113,7 @@ class Optimizer:
         """The arguments of `update` for a parameter's next step: t, the learning rate and the memory's arrays."""
         memory = self.memories.get(parameter)
         if memory is None:
-            memory = {"t": 0, **{name: np.zeros_like(parameter.value) for name in self.memory}}
-            self.memories[parameter] = memory
+            memory = self.memories[parameter] = {"t": 0} | {n: np.zeros_like(parameter.value) for n in self.memory}
         if any(memory[name].shape != parameter.value.shape for name in self.memory):
             raise self._memory_error(parameter.value.shape, memory)
         memory["t"] += 1
@@ -148,6 +152,10 @@ def gradient_norm(parameters):
     return _norm([p for p in dict.fromkeys(parameters.values()) if p.has_gradient])
 
 
+def _parameters_error(parameters):
+    return InputError(f"step needs a dict of parameters, got {type(parameters).__name__}: step(model.parameters())")
+
+
 def _norm(parameters):
     return sum(operations.current.squared_norm(parameter.gradients) for parameter in parameters) ** 0.5
 
@@ -181,10 +189,10 @@ class SGD(Optimizer):
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=None):
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        self.momentum = _number(momentum, "momentum", self, below=1)
-        self.nesterov = nesterov
+    def __init__(self, learning_rate=0.01, *, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=None):
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.momentum = check_number(momentum, "momentum", "SGD", below=1)
+        self.nesterov = check_flag(nesterov, "nesterov", "SGD")
         if nesterov and not momentum:
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.memory = ("v",) if momentum else ()
@@ -209,10 +217,16 @@ class Adam(Optimizer):
     with t the number of the step, from 1. Weight decay is decoupled (AdamW): before all that,
     `w = w - learning_rate * weight_decay * w`.
 
+    Where epsilon is added differs between libraries. Here it is added to the root of the corrected mean, as in the
+    paper's algorithm 1 and in PyTorch (there 1e-8), with Keras's number 1e-7. Keras adds it before the correction:
+    its epsilon acts like `epsilon / sqrt(1 - beta2**t)` here, in the first step 32 times as much. It matters where
+    gradients are about as small as epsilon: with gradients of 1e-7 the first step here is learning_rate / 2, and in
+    Keras 1 / 33 of the learning rate.
+
     Args:
         learning_rate: a number, or a schedule.
         beta1, beta2: how slowly the two means forget, at least 0 and less than 1.
-        epsilon: added to the root, so that nothing is divided by zero. Keras's 1e-7, not the paper's 1e-8.
+        epsilon: added to the root, so that nothing is divided by zero; above 0.
         weight_decay: of the decoupled kind, at least 0.
         clip_norm: where the norm of all gradients together (`gradient_norm`) is larger, they are scaled down to it;
             None leaves them.
@@ -234,13 +248,11 @@ class Adam(Optimizer):
 
     memory = ("m", "v")
 
-    def __init__(self, learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
-        super().__init__(learning_rate, weight_decay, clip_norm)
-        self.beta1 = _number(beta1, "beta1", self, below=1)
-        self.beta2 = _number(beta2, "beta2", self, below=1)
-        self.epsilon = _number(epsilon, "epsilon", self)
-        if self.epsilon == 0:
-            raise InputError("Adam needs an epsilon above 0: where a gradient is zero, it alone prevents 0 / 0")
+    def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.beta1 = check_number(beta1, "beta1", "Adam", below=1)
+        self.beta2 = check_number(beta2, "beta2", "Adam", below=1)
+        self.epsilon = _check_epsilon(epsilon, "Adam")
 
     def update(self, w, g, t, learning_rate, m, v):
         if self.weight_decay:
@@ -254,8 +266,98 @@ class Adam(Optimizer):
         w -= learning_rate * m_hat / (np.sqrt(v_hat) + self.epsilon)
 
 
-def _number(value, name, optimizer, below=math.inf):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < below:
-        limit = "" if below == math.inf else f" and less than {below}"
-        raise InputError(f"{type(optimizer).__name__} needs a {name} of at least 0{limit}, got {value!r}")
-    return float(value)
+class RMSprop(Optimizer):
+    """Each gradient divided by the root of a moving mean of its squares.
+
+        g = gradient + weight_decay * w
+        v = rho * v + (1 - rho) * g**2
+        w = w - learning_rate * g / (sqrt(v) + epsilon)
+
+    It is Adam without the mean of the gradients and without the correction of the first steps, which are therefore
+    large: the first one is `learning_rate / sqrt(1 - rho)`, whatever the size of the gradient. Momentum, which some
+    libraries add, is left out. PyTorch's epsilon is in the same place; Keras's is added to v, below the root.
+
+    Args:
+        learning_rate: a number, or a schedule.
+        rho: how slowly the mean forgets, at least 0 and less than 1. PyTorch calls it alpha, and has 0.99.
+        epsilon: above 0.
+        weight_decay: of the L2 kind, at least 0.
+        clip_norm: as for `SGD`.
+
+    Raises:
+        InputError: a number out of its range.
+
+    >>> import numpy as np
+    >>> from minicnn.core.parameter import Parameter
+    >>> p = Parameter(np.array([1.0, 1.0]))
+    >>> p.add_gradient(np.array([1000.0, -0.001]))
+    >>> RMSprop(learning_rate=0.1, rho=0.75).step({"w": p})
+    >>> p.value.round(3)
+    array([0.8, 1.2])
+
+    Source: Hinton, "Neural networks for machine learning", lecture 6e, 2012.
+    """
+
+    memory = ("v",)
+
+    def __init__(self, learning_rate=0.001, *, rho=0.9, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.rho = check_number(rho, "rho", "RMSprop", below=1)
+        self.epsilon = _check_epsilon(epsilon, "RMSprop")
+
+    def update(self, w, g, t, learning_rate, v):
+        if self.weight_decay:
+            g = g + self.weight_decay * w
+        v *= self.rho
+        v += (1 - self.rho) * g * g
+        w -= learning_rate * g / (np.sqrt(v) + self.epsilon)
+
+
+class Adagrad(Optimizer):
+    """Each gradient divided by the root of the sum of all its squares so far, so that every weight has its own rate.
+
+        g = gradient + weight_decay * w
+        s = s + g**2
+        w = w - learning_rate * g / (sqrt(s) + epsilon)
+
+    A weight that rarely has a gradient keeps a large rate; all rates only fall. The sum begins at 0, as in the paper
+    and in PyTorch; Keras begins at 0.1.
+
+    Args:
+        learning_rate: a number, or a schedule.
+        epsilon: above 0.
+        weight_decay: of the L2 kind, at least 0.
+        clip_norm: as for `SGD`.
+
+    Raises:
+        InputError: a number out of its range.
+
+    >>> import numpy as np
+    >>> from minicnn.core.parameter import Parameter
+    >>> p, optimizer = Parameter(np.array([1.0])), Adagrad(learning_rate=0.1)
+    >>> for gradient in (3.0, 4.0):                        # 1 - 0.1 * 3 / 3 - 0.1 * 4 / 5
+    ...     p.add_gradient(np.array([gradient]))
+    ...     optimizer.step({"w": p})
+    >>> p.value.round(3)
+    array([0.82])
+
+    Source: Duchi, Hazan & Singer, "Adaptive subgradient methods for online learning and stochastic optimization", 2011.
+    """
+
+    memory = ("s",)
+
+    def __init__(self, learning_rate=0.01, *, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+        super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+        self.epsilon = _check_epsilon(epsilon, "Adagrad")
+
+    def update(self, w, g, t, learning_rate, s):
+        if self.weight_decay:
+            g = g + self.weight_decay * w
+        s += g * g
+        w -= learning_rate * g / (np.sqrt(s) + self.epsilon)
+
+
+def _check_epsilon(epsilon, owner):
+    if check_number(epsilon, "epsilon", owner) == 0:
+        raise InputError(f"{owner} needs an epsilon above 0: where a gradient is zero, it alone prevents 0 / 0")
+    return float(epsilon)

@@ -81,7 +81,9 @@ class State:
         self.value = value
 
     def __repr__(self):
-        return f"State({getattr(self.value, 'shape', self.value)!r})"
+        if getattr(self.value, "shape", None) is None:
+            return f"State({self.value!r})"
+        return f"State({tuple(self.value.shape)}, {self.value.dtype})"
 
 
 class watch_gradients:  # noqa: N801, used like a function

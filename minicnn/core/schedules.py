@@ -9,10 +9,18 @@ import dataclasses
 import math
 import numbers
 
+from minicnn.core.arguments import Configured, explained
 from minicnn.core.errors import InputError
 
 
-class _Schedule:
+def _schedule(kind):
+    """A dataclass whose wrong call raises a readable error."""
+    kind = dataclasses.dataclass(repr=False)(kind)
+    kind.__init__ = explained(kind.__init__)
+    return kind
+
+
+class _Schedule(Configured):
     """What the schedules share: their numbers are validated on construction."""
 
     def __post_init__(self):
@@ -27,7 +35,7 @@ class _Schedule:
                 raise InputError(f"{type(self).__name__} needs {name} as {needs}, got {value!r}")
 
 
-@dataclasses.dataclass
+@_schedule
 class Constant(_Schedule):
     """The same rate always.
 
@@ -47,7 +55,7 @@ class Constant(_Schedule):
         return self.learning_rate
 
 
-@dataclasses.dataclass
+@_schedule
 class StepDecay(_Schedule):
     """`learning_rate * factor ** floor(step / every)`: a drop every so many steps.
 
@@ -67,6 +75,7 @@ class StepDecay(_Schedule):
     """
 
     learning_rate: float
+    _: dataclasses.KW_ONLY
     every: int
     factor: float = 0.1
 
@@ -74,7 +83,7 @@ class StepDecay(_Schedule):
         return self.learning_rate * self.factor ** (step // self.every)
 
 
-@dataclasses.dataclass
+@_schedule
 class ExponentialDecay(_Schedule):
     """`learning_rate * factor ** (step / every)`: the same as StepDecay, but smooth.
 
@@ -94,6 +103,7 @@ class ExponentialDecay(_Schedule):
     """
 
     learning_rate: float
+    _: dataclasses.KW_ONLY
     every: int
     factor: float
 
@@ -101,7 +111,7 @@ class ExponentialDecay(_Schedule):
         return self.learning_rate * self.factor ** (step / self.every)
 
 
-@dataclasses.dataclass
+@_schedule
 class CosineDecay(_Schedule):
     """Half a cosine from `learning_rate` down to `minimum` in `steps` steps, then `minimum`.
 
@@ -123,6 +133,7 @@ class CosineDecay(_Schedule):
     """
 
     learning_rate: float
+    _: dataclasses.KW_ONLY
     steps: int
     minimum: float = 0.0
 
@@ -131,7 +142,7 @@ class CosineDecay(_Schedule):
         return self.minimum + (self.learning_rate - self.minimum) * (1 + math.cos(math.pi * progress)) / 2
 
 
-@dataclasses.dataclass
+@_schedule
 class WarmUp(_Schedule):
     """A straight line up to the start of another schedule over `steps` steps; then that schedule.
 
@@ -150,6 +161,7 @@ class WarmUp(_Schedule):
     """
 
     schedule: object
+    _: dataclasses.KW_ONLY
     steps: int
 
     def __call__(self, step):

@@ -12,7 +12,7 @@ import numpy as np
 from minicnn.core import operations
 from minicnn.core.checks import check_array, check_integer
 from minicnn.core.errors import InputError
-from minicnn.core.layer import Layer, build_layer, independent_samples
+from minicnn.core.layer import Layer, build_layer, shape_returned, shared_independence
 from minicnn.core.layers import Softmax
 
 
@@ -20,7 +20,8 @@ class Sequential(Layer):
     """Layers in a row. It is a layer itself, and may stand in another Sequential.
 
     Args:
-        layers: a list of layers. It may be changed later: what is new in it is built before it is used.
+        layers: a list of layers. It may be changed later, by `add` or as every list (`model.layers[-1] = Dense(5)`):
+            what is new in it is built before it is used.
         input_shape: the shape of one input, without the batch axis: (C, H, W) or (D,). Where it is None, it is taken
             from the first batch.
         seed: of the first weights, the shuffling and the dropout masks.
@@ -50,9 +51,9 @@ class Sequential(Layer):
 
     needs_input_gradient = False
 
-    def __init__(self, layers, input_shape=None, seed=0, dtype="float32"):
+    def __init__(self, layers=(), input_shape=None, *, seed=0, dtype="float32"):
         if not isinstance(layers, (list, tuple)):
-            raise InputError(f"Sequential needs a list of layers, got {layers!r}")
+            raise InputError(f"Sequential needs a list of layers, got {layers!r}: put the layers into brackets []")
         self.layers = list(layers)
         self.seed = check_integer(seed, "seed", "Sequential", minimum=0)
         if dtype not in ("float32", "float64", np.float32, np.float64):
@@ -84,14 +85,39 @@ class Sequential(Layer):
         self._update_row()
         if not isinstance(input_shape, (list, tuple)):
             raise InputError(f"input_shape needs the shape of one input, such as (1, 28, 28), got {input_shape!r}")
-        rng = rng or np.random.default_rng(self.seed)
+        # A layer that joins later does not start from the same random numbers as the first one.
+        rng = rng or np.random.default_rng(self.seed if self.input_shape is None else [self.seed, len(self.layers)])
         self.dtype = np.dtype(dtype or self.dtype)
         shapes = [tuple(check_integer(n, "input_shape", "Sequential") for n in input_shape)]
         for layer in self.layers:
             shapes.append(build_layer(layer, shapes[-1], rng, self.dtype))
+            check_promise(layer, *shapes[-2:], self.dtype)
         self.input_shape, self.shapes = shapes[0], shapes
         self._update_row()  # the layers of a Sequential inside may be new
         return shapes[-1]
+
+    def add(self, layer):
+        """Append a layer; where the model's shape is known, it is built.
+
+        Raises:
+            InputError: not a layer, one that the model has already, or one that does not fit; it is not appended.
+
+        >>> from minicnn.core.layers import Dense, ReLU
+        >>> model = Sequential(input_shape=(4,))
+        >>> model.add(Dense(3))
+        >>> model.add(ReLU())
+        >>> model.layers
+        [Dense(3), ReLU()]
+        """
+        self.layers.append(layer)
+        try:
+            self._update_row()
+            if self.input_shape is not None:
+                self.build(self.input_shape)
+        except InputError:
+            self.layers.pop()
+            self._update_row()
+            raise
 
     def output_shape(self, input_shape):
         for layer in self.layers:
@@ -193,8 +219,7 @@ class Sequential(Layer):
     @property
     def independent_samples(self):
         """That of the layers: a batch may be split where every layer allows it."""
-        allowed = [all(independent_samples(layer, training) for layer in self.layers) for training in (False, True)]
-        return True if allowed[1] else "evaluation" if allowed[0] else False
+        return shared_independence(self.layers)
 
     def multiply_adds(self, input_shape):
         shapes = [tuple(input_shape), *self.shapes[1:]]
@@ -229,10 +254,8 @@ class Sequential(Layer):
         """The error for a batch that the model cannot take, with the likely fix."""
         expected, shape = self.input_shape, tuple(x.shape)
         if not is_number:
-            return InputError(
-                f"the model needs floating point numbers or uint8 images, got {x.dtype}: "
-                f"convert with x.astype('{self.dtype}')"
-            )
+            needed = "the model needs floating point numbers or uint8 images"
+            return InputError(f"{needed}, got {x.dtype}: {_conversion(x, self.dtype)}")
         if expected is None and x.ndim < 2:
             return InputError(f"the model needs a batch (N, ...), got shape {shape}")
         if expected in (None, shape[1:]):
@@ -246,6 +269,35 @@ class Sequential(Layer):
             fix = ": move the channels forward with x.transpose(0, 3, 1, 2)"
         needed = ", ".join(map(str, ("N", *expected)))
         return InputError(f"the model needs a batch ({needed}), got shape {shape}{fix}")
+
+
+def check_promise(layer, input_shape, output_shape, dtype):
+    """Refuse a layer of the user's own whose `forward` returns no pair, or another shape than it promises."""
+    if type(layer).__module__.partition(".")[0] == "minicnn":
+        return  # what the library's own layers promise is tested
+    returned = shape_returned(layer, input_shape, dtype)
+    if returned != output_shape:
+        raise InputError(
+            f"{layer!r} promises outputs of the shape {output_shape} for inputs of the shape {input_shape}, and its "
+            f"forward returned {returned}: give it a method output_shape(input_shape)"
+        )
+
+
+def _conversion(x, dtype):
+    """How a batch of a dtype that a model cannot take is converted without losing what it means."""
+    kind = x.dtype.kind
+    if kind == "c":
+        return "take x.real, x.imag or abs(x)"
+    if kind == "O":
+        return "it holds Python objects, such as None or rows of different lengths, where each must be a number"
+    if kind not in "iu":
+        return f"convert with x.astype('{dtype}')" if kind == "b" else "convert it to numbers that mean something"
+    smallest, largest = (int(x.min()), int(x.max())) if x.size else (0, 0)
+    if smallest < 0 or largest <= 1:
+        return f"convert with x.astype('{dtype}')"
+    if largest <= 255:
+        return "convert pixels from 0 to 255 with x.astype('uint8'), which the model divides by 255"
+    return f"convert with (x / {largest}).astype('{dtype}'), so that the numbers are between 0 and 1"
 
 
 def _backward_error(called, dy, shape, dtype):

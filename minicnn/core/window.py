@@ -51,6 +51,7 @@ class Window:
         padding: "valid" (none), "same" (ceil(size / stride) positions; an odd pixel is added at the bottom and
             the right), p, (ph, pw), or ((top, bottom), (left, right)).
         dilation: pixels between taps, an int or a pair.
+        owner: the layer's text, for error messages.
 
     Raises:
         InputError: a number that is not an integer or is too small, or a padding of an unknown form.
@@ -65,6 +66,7 @@ class Window:
     stride: tuple = 1
     padding: object = "valid"
     dilation: tuple = 1
+    owner: str = dataclasses.field(default="the window", compare=False, repr=False)
 
     def __post_init__(self):
         for name in ("kernel_size", "stride", "dilation"):
@@ -100,8 +102,8 @@ class Window:
 
     def _size_error(self, height, width):
         return InputError(
-            f"the kernel spans {self.extent[0]} x {self.extent[1]} pixels, more than the padded image of "
-            f"{height} x {width}: use a smaller kernel or more padding"
+            f"{self.owner} spans {self.extent[0]} x {self.extent[1]} pixels, more than the padded image of "
+            f"{height} x {width}: use a smaller window or more padding, or larger images"
         )
 
     @functools.cached_property

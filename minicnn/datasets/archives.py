@@ -1,8 +1,9 @@
 """The files in an archive or a folder: the name and the bytes of each file, with bounded memory.
 
 The headers of an archive cannot be trusted: a name can claim a petabyte, an image can decompress to a gigabyte, an
-entry can be a link to another file. So archives are read as a stream, in small chunks, and nothing is extracted to
-disk. An entry that is not a small regular file is skipped and reported by name.
+entry can be a link to another file, and a few megabytes can decompress to a terabyte. So archives are read as a stream,
+in small chunks and not without an end, and nothing is extracted to disk. An entry that is not a small regular file is
+skipped and reported by name.
 
 Tar is read here and not by Python's `tarfile`. That module loads names and headers of any length into memory, stops
 without an error at a broken header, and is slower.
@@ -12,23 +13,41 @@ Source: IEEE Std 1003.1, "pax: portable archive interchange", 2017, for the head
 
 import gzip
 import io
-import itertools
 import stat
 import zipfile
 import zlib
 
+from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError
 from minicnn.datasets.letters import LETTERS
 from minicnn.storage.files import BROKEN, reading
 
 MAX_FILE_SIZE = 2**15  # bytes of one PNG; a PNG of notMNIST has some hundred
 MAX_HEADER_SIZE = 2**16  # bytes of one extension header of a tar: long names and the like
+#: How much a file may decompress to: 64 MiB, and 100 bytes more for each of its bytes. Pictures hardly compress, the
+#: headers of tar do: notMNIST has about 3 bytes for each. Zeros have 1000.
+_MIN_DECOMPRESSED, _MAX_RATIO = 2**26, 100
 _ARCHIVE = "a complete archive (.tar.gz, .tar or .zip)"
 _BLOCK = 512  # bytes; every entry of a tar is padded to a multiple of this
 
 
 class Skipped(str):
     """The reason why a file was skipped."""
+
+
+def is_clutter(name):
+    """Whether a file is one of those that macOS and Windows put beside the real files; nobody misses it.
+
+    >>> is_clutter("__MACOSX/A/._font.png"), is_clutter("A/Thumbs.db"), is_clutter("A/font.png")
+    (True, True, False)
+    """
+    *folders, file = name.split("/")
+    return "__MACOSX" in folders or file.startswith("._") or file in (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def max_decompressed(path):
+    """The number of bytes to which a file may decompress."""
+    return _MIN_DECOMPRESSED + _MAX_RATIO * path.stat().st_size
 
 
 def tar_files(path):
@@ -64,11 +83,33 @@ def tar_files(path):
             pass
 
 
+class _Decompressed(io.RawIOBase):
+    """The content of a gzip file, up to a limit."""
+
+    def __init__(self, path):
+        self.remaining = max_decompressed(path)
+        self.file = gzip.GzipFile(path)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        size = self.file.readinto(buffer)
+        self.remaining -= size
+        if self.remaining < 0:
+            raise ValueError("it decompresses to far more bytes than pictures do")
+        return size
+
+    def close(self):
+        self.file.close()
+        super().close()
+
+
 def _open_decompressed(path):
     """Open a file for reading; a gzip file is decompressed, with a buffer that makes small reads fast."""
     with open(path, "rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
-    return io.BufferedReader(gzip.open(path), 2**20) if is_gzip else open(path, "rb")
+    return io.BufferedReader(_Decompressed(path), 2**20) if is_gzip else open(path, "rb")
 
 
 def _read_exactly(file, size, limit=2**20):
@@ -136,9 +177,14 @@ def _parse_extension(typeflag, data):
 def zip_files(path):
     """The files of a zip archive, yielded in the form of `tar_files`; a broken file is skipped."""
     with reading(path, _ARCHIVE), zipfile.ZipFile(path) as archive:
+        remaining = max_decompressed(path)
         for member in archive.infolist():
-            if not member.is_dir():
-                yield member.filename, _read_zip_member(archive, member)
+            if not member.filename.endswith("/"):  # a folder; `is_dir` fails for an empty name
+                data = _read_zip_member(archive, member)
+                remaining -= len(data)
+                if remaining < 0:
+                    raise ValueError("it decompresses to far more bytes than pictures do")
+                yield member.filename, data
 
 
 def _read_zip_member(archive, member):
@@ -152,21 +198,51 @@ def _read_zip_member(archive, member):
         with archive.open(member) as file:
             return file.read(MAX_FILE_SIZE + 1)  # with a limit: the data can be longer than the header claims
     except (OSError, *BROKEN) as error:
-        return Skipped(f"broken: {error}")
+        return Skipped(f"broken: {quoted(error)[1:-1]}")
 
 
 def folder_files(path):
-    """The files path/A/*.png, or path/<one folder>/A/*.png, yielded in the form of `tar_files`."""
+    """The files path/A/*.png, or path/<one folder>/A/*.png, yielded in the form of `tar_files`.
+
+    What is beside the folders A to J is yielded as skipped, a folder with all that is in it as one name.
+    """
     with reading(path, "a folder"):
-        inner = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and (entry / "A").is_dir()]
-        root = path if (path / "A").is_dir() else inner[0] if len(inner) == 1 else None
-        if root is None:
-            raise FileError(
-                f"{path} is not notMNIST: expected folders A to J of PNG files, or files *-images-idx3-ubyte"
-            )
-        folders = [root / letter for letter in LETTERS if (root / letter).is_dir() and not (root / letter).is_symlink()]
-        for file in itertools.chain.from_iterable(sorted(folder.iterdir()) for folder in folders):
-            yield f"{file.parent.name}/{file.name}", _read_file(file)
+        root = _letters_root(path)
+        beside = [entry for entry in sorted(path.iterdir()) if root not in (path, entry)]
+        for entry in beside + sorted(root.iterdir()):
+            if not entry.is_dir():
+                yield entry.name, Skipped("not in a folder A to J")
+            elif entry.is_symlink() or entry.parent != root or entry.name not in tuple(LETTERS):
+                yield f"{entry.name}/", Skipped("a folder that is not one of A to J")
+            else:
+                for file in sorted(entry.iterdir()):
+                    yield f"{entry.name}/{file.name}", _read_file(file)
+
+
+def _letters_root(path):
+    """The folder that contains the folders A to J: the path, or the only such folder in it."""
+    if (path / "A").is_dir():
+        return path
+    roots = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and (entry / "A").is_dir()]
+    if len(roots) > 1:
+        names = listed(f"{entry.name}/" for entry in roots)
+        raise FileError(f"{quoted(path, 300)} contains several data sets, give the path of one of them: {names}")
+    if not roots:
+        raise FileError(
+            f"{quoted(path, 300)} is not notMNIST: expected folders A to J of PNG files, or files *-images-idx3-ubyte"
+        )
+    return roots[0]
+
+
+def listed(names, count=5):
+    """Some names for a message: the first few, each one printable and of bounded length.
+
+    >>> listed("abcdefg", count=2)
+    "'a', 'b' and 5 more"
+    """
+    names = list(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(quoted, names[:count])) + more
 
 
 def _read_file(file):

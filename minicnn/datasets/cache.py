@@ -14,15 +14,14 @@ import itertools
 import json
 import mmap
 import os
-import pathlib
-import shutil
-import tempfile
-import warnings
 import zlib
 
 import numpy as np
 
-from minicnn.storage.files import cache_folder
+from minicnn.console import warn
+from minicnn.core.checks import quoted
+from minicnn.core.errors import FileError
+from minicnn.storage.files import cache_folder, temporary_folder
 
 CHUNK_ROWS = 2**14  # rows written at a time
 
@@ -42,7 +41,11 @@ def cached(kind, key, make, use=True):
     if not use:
         return _materialize(make())
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    folder = cache_folder() / kind / digest
+    try:
+        folder = cache_folder() / kind / digest
+    except FileError as error:
+        warn(f"continuing without a cache: {error}")
+        return _materialize(make())
     with contextlib.suppress(_BrokenError):
         return _read(folder)
     arrays = make()
@@ -50,7 +53,7 @@ def cached(kind, key, make, use=True):
         _write(folder, arrays)
         return _read(folder)
     except (OSError, _BrokenError) as error:
-        warnings.warn(f"continuing without a cache: {folder} cannot be written ({error})", stacklevel=3)
+        warn(f"continuing without a cache: {quoted(folder, 300)} cannot be written ({quoted(error, 400)[1:-1]})")
     return _materialize(arrays)
 
 
@@ -84,9 +87,8 @@ def _checksum(path):
 
 def _write(folder, arrays):
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-    new = temporary / "new"
-    try:
+    with temporary_folder(folder) as temporary:
+        new = temporary / "new"
         new.mkdir()
         checksums = {f"{name}.npy": _write_array(new / f"{name}.npy", array) for name, array in arrays.items()}
         (new / "checksums.json").write_text(json.dumps(checksums))
@@ -98,8 +100,6 @@ def _write(folder, arrays):
             except _BrokenError:
                 os.rename(folder, temporary / "broken")
                 os.rename(new, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_array(path, array):

@@ -1,8 +1,9 @@
 """The download of notMNIST from several addresses, any of which may be down, slow, interrupted or wrong.
 
-Each address is tried with a time-out. After an error that may be temporary,
-it is tried again after a pause, and the download resumes where it stopped. A
-file is accepted only if its length and checksum are those of the original.
+Each address is tried with a time-out and a lowest speed. After an error that
+may be temporary, it is tried again after a pause, and the download resumes
+where it stopped; where what comes is not the rest, it begins again. A file is
+accepted only if its length and checksum are those of the original.
 For the IDX files no checksum is published: they are accepted if gzip's
 checksum and the size in the header are right. If every address fails, the
 error message tells the user how to continue without the download.
@@ -14,18 +15,23 @@ partial download, and needs `requests`. It would save about forty lines.
 import contextlib
 import hashlib
 import http.client
+import io
 import os
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import NamedTuple
 
+from minicnn.console import SafeStream
+from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError
 from minicnn.datasets import idx
 from minicnn.storage.files import cache_folder
 
 TIMEOUT = 20.0  # seconds without data after which a try ends
+SLOWEST, WINDOW = 500, 60.0  # bytes per second, averaged over this many seconds: below it a try ends
 TRIES = 4  # of one address, after temporary errors
 PAUSE = 1.0  # seconds before the second try; doubled before each further one
 MAX_SIZE = 2**30  # bytes accepted if the size of the file is not known
@@ -94,7 +100,7 @@ class _TemporaryError(Exception):
 
 
 class _InvalidRangeError(_TemporaryError):
-    """The partial file is not the beginning of the file at this address."""
+    """The partial file is of no use: it is removed, and the next try begins at the first byte."""
 
 
 def fetch(name):
@@ -114,18 +120,18 @@ def fetch(name):
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
-def verify(path):
-    """Check that the downloaded files at a path are those of the original.
+def verify(name):
+    """Check that the downloaded files of a data set are those of the original.
 
     Args:
-        path: a file or folder; one that is not a download of `fetch` is not checked.
+        name: as for `fetch`.
 
     Raises:
         FileError: a file is broken, or is a different file.
     """
-    for source in (source for files in DATA_SETS.values() for sources in files for source in sources):
+    for source in (source for sources in DATA_SETS[name] for source in sources):
         file = _folder() / source.file
-        if path in (file, file.parent) and file.is_file():
+        if file.is_file():
             message = _verification_error(source, file)
             if message:
                 raise FileError(f"{file} is broken or a different file: {message}. Remove it to download it again")
@@ -137,7 +143,7 @@ def _verification_error(source, path):
         algorithm, expected = source.checksum
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, algorithm).hexdigest()
-        return None if found == expected else f"its {algorithm} is {found}, the original's {expected}"
+        return None if found == expected else f"its {algorithm} is {found}, the original's is {expected}"
     try:
         idx.check(path, 3 if "images" in source.file else 1)
     except FileError as error:
@@ -183,15 +189,23 @@ def _download(source, path):
         if attempt:
             time.sleep(pause)
             pause *= 2
+        resumed = partial.exists() and partial.stat().st_size > 0
         try:
             _transfer(source, partial)
+        except _InvalidRangeError as error:
+            partial.unlink(missing_ok=True)
+            last_error = error
+            continue
         except _TemporaryError as error:
             last_error = error
             continue
         message = _verification_error(source, partial)
         if message:
             partial.unlink()
-            raise _PermanentError(f"a different file: {message}")
+            last_error = f"a different file: {message}"
+            if resumed:  # perhaps the parts do not belong together
+                continue
+            raise _PermanentError(last_error)
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -210,18 +224,16 @@ def _transfer(source, partial):
     request = urllib.request.Request(source.address, headers={"User-Agent": "minicnn", "Accept-Encoding": "identity"})
     if received:
         request.add_header("Range", f"bytes={received}-")
-    try:
-        with _network_errors():
-            response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except _InvalidRangeError:
-        partial.unlink(missing_ok=True)
-        raise
+    with _network_errors():
+        response = urllib.request.build_opener(_Http, _Https, _Redirects).open(request, timeout=TIMEOUT)
     with response:
         with _network_errors():
             total = _total_size(response, received)
+        if "html" in response.headers.get("Content-Type", "") and (total is None or total != source.size):
+            raise _PermanentError("the server sends a web page, perhaps a login page of this network, not the file")
         if source.size is not None and total not in (None, source.size):
             raise _PermanentError(f"the file has {total} bytes, the original has {source.size}")
-        if received and response.status != 206:  # the server sends the file from the beginning
+        if _first_byte(response) != received:  # the server sends the file from the beginning
             received = 0
         total = source.size if source.size is not None else total
         received = _receive(response, partial, received, total, source.file)
@@ -239,52 +251,126 @@ def _network_errors():
         if error.code == 416:
             raise _InvalidRangeError("the partial file is longer than the file of the server") from None
         error_class = _TemporaryError if error.code in (408, 425, 429) or error.code >= 500 else _PermanentError
-        raise error_class(f"the server answered {error.code} {error.reason}") from None
+        raise error_class(f"the server answered {error.code} {quoted(error.reason, 100)[1:-1]}") from None
     except TimeoutError:
         raise _TemporaryError(f"no data for {TIMEOUT:g} seconds") from None
     except urllib.error.URLError as error:
-        raise _TemporaryError(f"the server cannot be reached: {error.reason}") from None
+        raise _TemporaryError(f"the server cannot be reached: {quoted(error.reason, 300)[1:-1]}") from None
     except (ValueError, http.client.InvalidURL) as error:
-        raise _PermanentError(f"the redirect is not a valid address, or the length is not a number: {error}") from None
+        message = f"the redirect is not a valid address, or the length is not a number: {quoted(error, 300)[1:-1]}"
+        raise _PermanentError(message) from None
     except (http.client.HTTPException, OSError) as error:
-        raise _TemporaryError(f"the connection failed: {error!r}") from None
+        raise _TemporaryError(f"the connection failed: {quoted(repr(error), 300)[1:-1]}") from None
 
 
 def _total_size(response, received):
     """The size of the complete file in bytes, or None if the headers of the response do not contain it."""
     if response.status == 206:
-        content_range = response.headers.get("Content-Range", "")  # such as "bytes 100-199/200"
-        start, total = content_range.removeprefix("bytes ").partition("-")[0], content_range.rpartition("/")[2]
-        if start != str(received):
-            raise _PermanentError(f"requested the rest from byte {received}, the server sent {content_range!r}")
+        content_range = response.headers.get("Content-Range", "")
+        if _first_byte(response) not in (0, received):
+            raise _InvalidRangeError(
+                f"requested the bytes from {received}, the server sent the range {quoted(content_range, 60)}"
+            )
+        total = content_range.rpartition("/")[2]
         return int(total) if total.isdigit() else None
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None
+
+
+def _first_byte(response):
+    """The position in the file of the first byte that the server sends, or None if a partial response hides it."""
+    if response.status != 206:
+        return 0
+    start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]  # "bytes 100-199/200"
+    return int(start) if start.isdigit() else None
+
+
+class _Paced(io.RawIOBase):
+    """What is received from a socket, with an error if it is too slow: a time-out alone waits for each byte anew."""
+
+    def __init__(self, raw):
+        self.raw, self.start, self.received = raw, _now(), 0
+
+    def readable(self):
+        return True
+
+    def close(self):
+        self.raw.close()
+        super().close()
+
+    def readinto(self, buffer):
+        count = self.raw.readinto(buffer)
+        self.received += count or 0
+        now = _now()
+        if now - self.start >= WINDOW:
+            if self.received < SLOWEST * WINDOW and count:
+                raise _TemporaryError(f"less than {SLOWEST} bytes per second for {WINDOW:g} seconds")
+            self.start, self.received = now, 0
+        return count
+
+
+_now = time.monotonic
+
+
+class _PacedResponse(http.client.HTTPResponse):
+    def __init__(self, sock, *args, **options):
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach()), _CHUNK_SIZE)
+
+
+class _HttpConnection(http.client.HTTPConnection):
+    response_class = _PacedResponse
+
+
+class _HttpsConnection(http.client.HTTPSConnection):
+    response_class = _PacedResponse
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(_HttpConnection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(_HttpsConnection, request)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, file, code, message, headers, address):
+        scheme = urllib.parse.urlsplit(address).scheme
+        if scheme not in ("http", "https"):
+            raise _PermanentError(f"the server redirects to {quoted(address)}, which is neither http nor https")
+        file.close()  # the text beside a redirect is not needed, and may have no end
+        return super().redirect_request(request, file, code, message, headers, address)
 
 
 def _receive(response, partial, received, total, title):
     """Append the received data to the partial file, and return its new size, which is never more than `total`."""
     from tqdm import tqdm
 
+    resumed, stream = received > 0, SafeStream(sys.stderr)
     progress_bar = tqdm(
         total=total,
         initial=received,
         desc=f"fetching {title}",
         unit="B",
         unit_scale=True,
-        disable=not sys.stderr.isatty(),
+        file=stream,
+        disable=not stream.isatty(),
     )
     with open(partial, "r+b" if received else "wb") as file, progress_bar:
         file.seek(received)
         while True:
             with _network_errors():
-                chunk = response.read(_CHUNK_SIZE)
+                chunk = response.read1(_CHUNK_SIZE)  # what has come, so that an error later loses nothing
             if not chunk:
                 return received
             received += len(chunk)
             if received > (MAX_SIZE if total is None else total):
                 file.truncate(0)
-                raise _PermanentError(f"the server sends more than the {total or MAX_SIZE} bytes of the file")
+                error_class = _InvalidRangeError if resumed else _PermanentError  # perhaps it sends all, not the rest
+                raise error_class(f"the server sends more than the {total or MAX_SIZE} bytes of the file")
             file.write(chunk)
             progress_bar.update(len(chunk))
 

@@ -12,13 +12,14 @@ import hashlib
 import importlib.util
 import io
 import pathlib
-import warnings
 
 import numpy as np
 
-from minicnn.core.checks import check_integer
+from minicnn.console import warn
+from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import FileError
 from minicnn.datasets.cache import cached
+from minicnn.storage.files import reading
 
 LETTERS = "ABCDEFGHIJ"
 DESCRIPTION = "synthetic letters A to J, drawn from the fonts at hand"
@@ -92,26 +93,29 @@ def _fonts(folder):
         paths = [path for path in paths if not path.name.startswith(_SYMBOLS)]
     own = []
     if folder is not None:
-        folder = pathlib.Path(folder)
-        if not folder.is_dir():
-            raise FileError(f"{folder} is not a folder: give the folder that contains the .ttf or .otf files")
-        own = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".ttf", ".otf"))
+        with reading(folder, "a folder"):
+            folder = pathlib.Path(folder)
+            if not folder.is_dir():
+                raise FileError(f"{quoted(folder, 300)} is not a folder: give the folder with the .ttf or .otf files")
+            own = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".ttf", ".otf")]
+            own = [path for path in own if not path.name.startswith("._")]  # macOS's, beside the real files
     usable = 0
     for path in paths + own:
         try:
-            data = path.read_bytes()
+            with reading(path, "a font"):
+                data = path.read_bytes()
             font = ImageFont.truetype(io.BytesIO(data), _SIZE)
             shapes = {font.getmask(letter).getbbox() and bytes(font.getmask(letter)) for letter in LETTERS}
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is skipped: it cannot be read as a font ({error})", stacklevel=3)
+            warn(f"{quoted(path, 300)} is skipped: it cannot be read as a font ({quoted(error)[1:-1]})")
             continue
         if len(shapes) < len(LETTERS) or None in shapes:
-            warnings.warn(f"{path} is skipped: it does not have the letters A to J", stacklevel=3)
+            warn(f"{quoted(path, 300)} is skipped: it does not have the letters A to J")
             continue
         usable += path in own
         found.append((path.name, hashlib.sha256(data).hexdigest(), font))
     if folder is not None and not usable:
-        raise FileError(f"{folder} contains no font (.ttf, .otf) with the letters A to J")
+        raise FileError(f"{quoted(folder, 300)} contains no font (.ttf, .otf) with the letters A to J")
     return found
 
 

@@ -10,33 +10,34 @@ Source: Yaroslav Bulatov, "notMNIST dataset", 2011.
 """
 
 import contextlib
-import io
 import json
 import os
 import pathlib
-import struct
 import sys
-import warnings
 import zipfile
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 
-from minicnn.core.checks import check_fraction, check_integer
+from minicnn.console import SafeStream, warn
+from minicnn.core.checks import check_fraction, check_integer, quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.datasets import download, idx
-from minicnn.datasets.archives import Skipped, folder_files, tar_files, zip_files
+from minicnn.datasets.archives import Skipped, folder_files, is_clutter, tar_files, zip_files
 from minicnn.datasets.cache import cached
 from minicnn.datasets.idx import MAX_IMAGES, SIDE, check_every_letter
+from minicnn.datasets.images import read_image
 from minicnn.datasets.letters import LETTERS
-from minicnn.datasets.png import Decoder
-from minicnn.datasets.splits import Rows, stratified_split
+from minicnn.datasets.png import SIGNATURE, Decoder
+from minicnn.datasets.splits import merge_groups, stratified_split
 from minicnn.storage.files import reading
 
 BATCH, BATCH_BYTES = 2**12, 2**22  # of files that are decoded together: their number, and about how many bytes
+BLOCK = 2**12  # images changed at a time
+BRIGHT = 160  # of 255; paper is brighter than that, even in a photograph, and random pixels are not
 MAX_NAME_LENGTH = 2**10  # characters of a file name that are stored
-_FORMAT = 3  # version of the cache
+_FORMAT = 4  # version of the cache
 
 
 class NotMNIST(NamedTuple):
@@ -55,7 +56,7 @@ class NotMNIST(NamedTuple):
     skipped: list
 
 
-def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True):
+def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True, invert=False, transpose=False):
     """notMNIST, downloaded or read from a file or folder: `(x_train, y_train), (x_test, y_test)`.
 
     Args:
@@ -68,6 +69,8 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
         group_by: "copies" keeps images with identical bytes on the same side of the split (about 13 % of notMNIST
             are copies); "fonts" also keeps all letters of a font on the same side; None does neither.
         cache: store the arrays on disk and read them from there the next time.
+        invert: True for your own dark letters on a light ground: 255 - value.
+        transpose: True for images whose rows and columns are exchanged, as in EMNIST's IDX files.
 
     Returns:
         images: uint8 (N, 28, 28), from 0 (background) to 255 (letter).
@@ -79,7 +82,8 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
         InputError: an invalid argument.
 
     Warns:
-        UserWarning: some files were skipped; the message contains their number and the first names.
+        UserWarning: some files were skipped; the message contains their number and the first names. Or the border of
+            most images is bright, which means dark letters on a light ground.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -93,29 +97,43 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
     ((30, 28, 28), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     if group_by not in ("copies", "fonts", None):
-        raise InputError(f"group_by needs 'copies', 'fonts' or None, got {group_by!r}")
+        raise InputError(f"group_by needs 'copies', 'fonts' or None, got {quoted(group_by)}")
     check_fraction(test_fraction, "test_fraction")
     seed = check_integer(seed, "seed", "load_notmnist", minimum=0)
-    path = download.fetch(path) if isinstance(path, str) and path in download.DATA_SETS else _check_path(path)
-    settings = [_FORMAT, str(path.resolve()), _fingerprint(path), repr(test_fraction), repr(seed), group_by]
-    arrays = cached("notmnist", settings, lambda: _split_arrays(path, test_fraction, seed, group_by), use=cache)
-    skipped = json.loads(arrays["skipped"].tobytes())
+    switches = _check_switches(invert, transpose)
+    name = path if isinstance(path, str) and path in download.DATA_SETS else None
+    path = download.fetch(name) if name else _check_path(path)
+    settings = [_FORMAT, str(path.resolve()), _fingerprint(path), repr(test_fraction), repr(seed), group_by, *switches]
+
+    def make():
+        if name:
+            download.verify(name)
+        return _split_arrays(path, test_fraction, seed, group_by, switches)
+
+    arrays = cached("notmnist", settings, make, use=cache)
+    notes = json.loads(arrays["notes"].tobytes())
+    skipped = notes["skipped"]
     if skipped:
         shown = ", ".join(_format_skipped(*pair) for pair in skipped[:5])
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        warnings.warn(f"{len(skipped)} files of {path} were skipped: {shown}{more}", stacklevel=2)
-    return tuple((arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "test"))
+        warn(f"{len(skipped)} files of {quoted(path, 300)} were skipped: {shown}{more}")
+    _warn_of_borders(path, notes["bright"])
+    return tuple((arrays[f"{side}_images"], arrays[f"{side}_labels"]) for side in ("train", "test"))
 
 
-def read_notmnist(path):
+def read_notmnist(path, invert=False, transpose=False):
     """All images of a file or folder, without a split, as a `NotMNIST`.
 
     Args:
         path: an archive, a folder or IDX files, as for `load_notmnist`; nothing is downloaded.
+        invert, transpose: as for `load_notmnist`.
 
     Raises:
         FileError: the file does not exist, or is not notMNIST.
-        InputError: the argument is not a path.
+        InputError: the argument is not a path, or a switch is not True or False.
+
+    Warns:
+        UserWarning: the border of most images is bright.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -128,42 +146,96 @@ def read_notmnist(path):
     ((10, 28, 28), ['A/font.png', 'B/font.png'], [])
     """
     path = _check_path(path)
-    pairs = idx.pairs(path)
-    if pairs:
-        sets = [idx.read_pair(*pair) for pair in pairs]
-        return NotMNIST(np.concatenate([s[0] for s in sets]), np.concatenate([s[1] for s in sets]), [], [])
-    files = folder_files if path.is_dir() else zip_files if zipfile.is_zipfile(path) else tar_files
-    return _decode_files(path, files(path))
+    data, _ = _read(path, _check_switches(invert, transpose))
+    _warn_of_borders(path, _bright_borders(data.images))
+    return data
 
 
 def _check_path(path):
-    """The path as a `pathlib.Path`; an error if no file or folder exists there."""
+    """The path as a `pathlib.Path`; an error if no file or folder exists there, or it is a pipe or a device."""
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"path must be 'small', 'large', 'idx' or the path of a file or folder, got {path!r}")
-    with reading(repr(os.fspath(path)), "a path"):
+        raise InputError(f"path must be 'small', 'large', 'idx' or the path of a file or folder, got {quoted(path)}")
+    with reading(path, "a data set"):
         path = pathlib.Path(path)
         if not path.exists():
-            raise FileError(f"there is no file or folder {path}")
+            raise FileError(f"there is no file or folder {quoted(path, 300)}")
         return path
 
 
-def _split_arrays(path, test_fraction, seed, group_by):
-    """A data set, split into training and test, as the dictionary of arrays for the cache."""
-    download.verify(path)
-    pairs = idx.pairs(path)
-    data = read_notmnist(path)
-    if len(pairs) == 2:
-        train, test = np.split(np.arange(len(data.labels)), [idx.image_count(pairs[0][0])])
+def _check_switches(invert, transpose):
+    for name, value in (("invert", invert), ("transpose", transpose)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise InputError(f"{name} must be True or False, got {quoted(value)}")
+    return bool(invert), bool(transpose)
+
+
+def _read(path, switches):
+    """The data at a path, and the number of images of the training set, or None if the data is not split yet."""
+    pairs, others = idx.find(path)
+    if pairs:
+        n_train = idx.image_count(pairs[0][0]) if len(pairs) == 2 else None
+        skipped = [(name, "beside the IDX files that are read") for name in others]
+        data = NotMNIST(*idx.read_pairs(pairs), [], skipped)
     else:
+        files = folder_files if path.is_dir() else zip_files if zipfile.is_zipfile(path) else tar_files
+        data, n_train = _decode_files(path, files(path)), None
+    _apply_switches(data.images, *switches)
+    return data, n_train
+
+
+def _apply_switches(images, invert, transpose):
+    """Invert and transpose the images in their memory."""
+    for start in range(0, len(images) if invert or transpose else 0, BLOCK):
+        block = images[start : start + BLOCK]
+        if transpose:
+            block[...] = block.swapaxes(1, 2).copy()
+        if invert:
+            np.subtract(255, block, out=block)
+
+
+def _bright_borders(images):
+    """The fraction of the images in which the pixels at the four borders are bright on average."""
+    bright = 0
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK]
+        rows, columns = block[:, [0, -1]].reshape(len(block), -1), block[:, 1:-1, [0, -1]].reshape(len(block), -1)
+        bright += int((np.concatenate([rows, columns], axis=1).mean(axis=1) > BRIGHT).sum())
+    return bright / len(images)
+
+
+def _warn_of_borders(path, fraction):
+    if fraction > 0.5:
+        warn(
+            f"{fraction:.0%} of the images of {quoted(path, 300)} have a bright border: if they are dark letters on a "
+            "light ground, use invert=True; notMNIST has light letters on a dark ground"
+        )
+
+
+def _split_arrays(path, test_fraction, seed, group_by, switches):
+    """A data set, split into training and test, as the dictionary of arrays for the cache."""
+    data, n_train = _read(path, switches)
+    images, labels = data.images, data.labels
+    if n_train is None:
         groups = {"copies": _copy_groups, "fonts": _font_groups, None: lambda data: None}[group_by](data)
-        train, test = stratified_split(data.labels, test_fraction, np.random.default_rng(seed), groups)
+        train, test = stratified_split(labels, test_fraction, np.random.default_rng(seed), groups)
+        n_train, order = len(train), np.concatenate([train, test])
+        labels = labels[order]
+        _reorder(images, order)
+    notes = json.dumps({"skipped": data.skipped, "bright": _bright_borders(images)})
     return {
-        "train_images": Rows(data.images, train),
-        "train_labels": data.labels[train],
-        "test_images": Rows(data.images, test),
-        "test_labels": data.labels[test],
-        "skipped": np.frombuffer(json.dumps(data.skipped).encode(), dtype=np.uint8),
+        "train_images": images[:n_train],
+        "train_labels": labels[:n_train],
+        "test_images": images[n_train:],
+        "test_labels": labels[n_train:],
+        "notes": np.frombuffer(notes.encode(), dtype=np.uint8),
     }
+
+
+def _reorder(images, order):
+    """`images[order]` in the memory of `images`: some pixels of all images at a time, so that no copy is needed."""
+    pixels = images.reshape(len(images), -1)
+    for start in range(0, pixels.shape[1], 56):
+        pixels[:, start : start + 56] = pixels[order, start : start + 56]
 
 
 def _decode_files(path, files):
@@ -171,7 +243,9 @@ def _decode_files(path, files):
     from tqdm import tqdm
 
     pixels, labels, names, skipped = results = bytearray(), bytearray(), [], []
-    progress_bar = tqdm(desc=f"reading {path.name}", unit=" files", disable=not sys.stderr.isatty())
+    stream = SafeStream(sys.stderr)
+    title = f"reading {quoted(path.name, 40)[1:-1]}"
+    progress_bar = tqdm(desc=title, unit=" files", file=stream, disable=not stream.isatty())
     with progress_bar, contextlib.closing(Decoder(SIDE, SIDE)) as decoder:
         sent = []
         for batch in _batches(path, files):
@@ -184,7 +258,8 @@ def _decode_files(path, files):
             _collect(sent, *decoder.receive(), *results)
     if not labels:
         reason = f"; the first of {len(skipped)} skipped files: {_format_skipped(*skipped[0])}" if skipped else ""
-        raise FileError(f"{path} is not notMNIST: it contains no image A..J/*.png of {SIDE} x {SIDE} pixels{reason}")
+        expected = f"A..J/*.png of {SIDE} x {SIDE} pixels"
+        raise FileError(f"{quoted(path, 300)} is not notMNIST: it contains no image {expected}{reason}")
     check_every_letter(path, labels)
     images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIDE, SIDE)
     return NotMNIST(images, np.frombuffer(labels, dtype=np.uint8).astype(np.int64), names, skipped)
@@ -195,7 +270,9 @@ def _batches(path, files):
     batch, size = [], 0
     for count, (name, data) in enumerate(files):
         if count == MAX_IMAGES:
-            raise FileError(f"{path} is not notMNIST: it contains more than {MAX_IMAGES} files")
+            raise FileError(f"{quoted(path, 300)} is not notMNIST: it contains more than {MAX_IMAGES} files")
+        if is_clutter(name):
+            continue
         if len(name) > MAX_NAME_LENGTH:
             name, data = name[:MAX_NAME_LENGTH], Skipped(f"a name of {len(name)} characters is too long")
         batch.append((name, data))
@@ -211,13 +288,13 @@ def _collect(batch, plain, images, pixels, labels, names, skipped):
     """Append the letters to `pixels`, `labels` and `names`, and (name, reason) of all other files to `skipped`."""
     rows = []
     for row, (name, data) in enumerate(batch):
-        letter, reason = _parse_letter(name)
+        letter, reason = (None, data) if isinstance(data, Skipped) else _parse_letter(name)
         if letter is not None and not plain[row]:
-            image = data if isinstance(data, Skipped) else _decode_png(data)
+            image = _decode_png(data)
             if isinstance(image, Skipped):
                 letter, reason = None, image
             else:
-                images[row] = np.frombuffer(image, dtype=np.uint8).reshape(SIDE, SIDE)
+                images[row] = image
         if letter is None:
             skipped.append((name, reason))
             continue
@@ -240,21 +317,15 @@ def _parse_letter(name):
 
 
 def _decode_png(data):
-    """The 784 pixels of a PNG, or a `Skipped` with the reason."""
-    from PIL import Image
-
+    """The pixels (28, 28) of a PNG, or a `Skipped` with the reason."""
     if not data:
         return Skipped("empty")
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 33:
+    if not data.startswith(SIGNATURE):
         return Skipped("not a PNG")
-    size = struct.unpack(">II", data[16:24])
-    if size != (SIDE, SIDE):  # checked before decoding, against decompression bombs
-        return Skipped(f"{size[0]} x {size[1]} pixels")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return image.convert("L").tobytes() if image.mode != "L" else image.tobytes()
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, IndexError) as error:
-        return Skipped(f"broken: {error}")
+        return read_image(data, size=(SIDE, SIDE))
+    except FileError as error:
+        return Skipped(str(error).removeprefix("the picture cannot be read: "))
 
 
 def _copy_groups(data):
@@ -268,21 +339,9 @@ def _font_groups(data):
     """A group number for each image, the same for all letters of a font and for identical images."""
     if not data.names:
         raise InputError("IDX files do not contain font names: use group_by='copies'")
-    fonts = [name.rpartition("/")[2] for name in data.names]
-    font_numbers = {font: number for number, font in enumerate(sorted(set(fonts)))}
-    font = np.array([font_numbers[font] for font in fonts])
-    _, copy = np.unique(_copy_groups(data), return_inverse=True)
-    group = font
-    while True:  # fonts with an image in common are one group; repeat until nothing changes
-        lowest = np.full(copy.max() + 1, len(data.names))
-        np.minimum.at(lowest, copy, group)
-        merged = lowest[copy]
-        lowest = np.full(font.max() + 1, len(data.names))
-        np.minimum.at(lowest, font, merged)
-        merged = lowest[font]
-        if (merged == group).all():
-            return group
-        group = merged
+    numbers = {}
+    fonts = [numbers.setdefault(name.rpartition("/")[2], len(numbers)) for name in data.names]
+    return merge_groups(fonts, _copy_groups(data))
 
 
 def _fingerprint(path):

@@ -8,7 +8,7 @@ Occlusion uses forward passes only: how much probability is lost if a grey patch
 import numpy as np
 
 from minicnn.backends import to_numpy
-from minicnn.core.checks import check_integer
+from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import InputError
 from minicnn.core.layers import Softmax
 from minicnn.inspect.explain.collect import check_label, gradients_cleared, one_image, states_restored
@@ -88,7 +88,7 @@ def occlusion(model, image, label=None, size=5, stride=1, grey=0.5):
     if stride > size:
         raise InputError(f"occlusion with stride {stride} and size {size} never covers some pixels: stride <= size")
     if not np.isfinite(grey):
-        raise InputError(f"occlusion needs grey as a finite number, got {grey!r}")
+        raise InputError(f"occlusion needs grey as a finite number, got {quoted(grey)}")
     H, W = x.shape[2:]
     cells = [(top, left) for top in range(0, H, stride) for left in range(0, W, stride)]
     after = []

@@ -11,12 +11,13 @@ import numpy as np
 
 from minicnn.backends import to_numpy
 from minicnn.core import metrics
-from minicnn.core.checks import check_integer
+from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import InputError, MissingPackageError
 from minicnn.core.layer import Layer, walk
 from minicnn.core.layers import Conv2D
 from minicnn.inspect import attribution
 from minicnn.inspect.explain.collect import class_names, one_image, states_restored
+from minicnn.markup import visible
 
 INK, SOFT, LINE = "#1c1d20", "#63666d", "#c9cad0"
 BLUE, ORANGE, PURPLE = "#1254a8", "#c45204", "#6a3fb5"
@@ -44,7 +45,7 @@ def empty_figure(width, height, title=""):
     figure = Figure(figsize=(width, height), layout="constrained")
     figure._repr_png_ = lambda: png(figure)  # what a notebook calls where pyplot was not imported
     if title:
-        figure.suptitle(title, fontsize=11, color=INK)
+        figure.suptitle(_literal(title), fontsize=11, color=INK)
     return figure
 
 
@@ -80,7 +81,7 @@ def training_curves(history):
     lengths = {len(values) for values in history.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise InputError(
-            f"training_curves needs lists with the same number of epochs, at least one, got {dict(history)}"
+            f"training_curves needs lists with the same number of epochs, at least one, got {quoted(dict(history))}"
         )
     shown = [
         name
@@ -98,7 +99,7 @@ def training_curves(history):
             axes.legend(frameon=False, fontsize=9)
         axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.set_xlabel("epoch", color=SOFT)
-        axes.set_title(name.replace("_", " "), fontsize=10, color=INK)
+        axes.set_title(_literal(name.replace("_", " ")), fontsize=10, color=INK)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(color=LINE, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -129,11 +130,12 @@ def kernels(model_or_layer, name=None, limit=32):
     if isinstance(layer, Layer) and not isinstance(layer, Conv2D):
         found = dict(walk(layer, Conv2D))
         if not found or name not in (None, *found):
-            raise InputError(f"this network has no convolution {name or ''}: it has {', '.join(found) or 'none'}")
+            wanted = "" if name is None else f" {quoted(name)}"
+            raise InputError(f"this network has no convolution{wanted}: it has {', '.join(found) or 'none':.200}")
         name = name or next(iter(found))
         layer = found[name]
     if not isinstance(layer, Conv2D) or layer.weight is None:
-        raise InputError(f"kernels needs a Conv2D that has weights, got {layer!r}: build it first")
+        raise InputError(f"kernels needs a Conv2D that has weights, got {layer!r:.200}: build it first")
     weight = to_numpy(layer.weight.value)
     F, C, KH, KW = weight.shape
     title = f"Kernels of {name or repr(layer)}: {_count(F, limit)} filters of {KH} x {KW}"
@@ -196,7 +198,8 @@ def feature_maps(model, image, limit=16):
     for axes, (name, maps) in zip(grid, outputs.items(), strict=True):
         _draw_maps(figure, axes, maps[:limit], columns)
         C, H, W = maps.shape
-        axes.set_title(f"{name}: {_count(C, limit)} channels of {H} x {W}", loc="left", fontsize=9, color=INK)
+        title = _literal(f"{name}: {_count(C, limit)} channels of {H} x {W}")
+        axes.set_title(title, loc="left", fontsize=9, color=INK)
     for axes in (top, *grid):
         axes.set_anchor("W")
     return figure
@@ -246,7 +249,7 @@ def confusion_matrix(labels, predictions, names=None):
                 axes.text(j, i, f"{count}", ha="center", va="center", fontsize=8, color=colour)
     ticks = range(0, K, -(-K // 40))  # 40 names at most
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(ticks, [names[k] for k in ticks], fontsize=9 if K <= 26 else 6)
+        axis.set_ticks(ticks, [_literal(names[k]) for k in ticks], fontsize=9 if K <= 26 else 6)
     if max(map(len, names)) > 3:
         axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlabel("predicted class", color=SOFT)
@@ -298,7 +301,7 @@ def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
         percent = 100 * probabilities[index, predicted]
         label = names[labels[index]] if labels[index] < len(names) else labels[index]
         _draw_image(axes, to_numpy(x[index]).reshape(-1, *x.shape[-2:]))
-        axes.set_title(f"{names[predicted]} {percent:.0f} %, label {label}", fontsize=8.5, color=INK)
+        axes.set_title(_literal(f"{names[predicted]} {percent:.0f} %, label {label}"), fontsize=8.5, color=INK)
     return figure
 
 
@@ -361,13 +364,18 @@ def _beside_image(model, image, label, names, numbers, title, meaning, stride=1)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.06))
     H, W = x.shape[2:]
     _draw_image(left, to_numpy(x)[0])
-    left.set_title(f"the image; predicted class: {names[predicted]}", fontsize=9, color=INK)
+    left.set_title(_literal(f"the image; predicted class: {names[predicted]}"), fontsize=9, color=INK)
     height, width = numbers.shape
     extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
     _colour_bar(figure, right, _draw_signed(right, numbers, np.abs(numbers).max(), extent))
     right.set(xlim=(-0.5, W - 0.5), ylim=(H - 0.5, -0.5), xticks=[], yticks=[])
-    right.set_title(meaning.format(about), fontsize=9, color=INK)
+    right.set_title(_literal(meaning.format(about)), fontsize=9, color=INK)
     return figure
+
+
+def _literal(text):
+    """A text that matplotlib draws as it is: what stands between dollars is not mathematics."""
+    return visible(text).replace("$", r"\$")
 
 
 def _count(count, limit):

@@ -1,12 +1,11 @@
 """A model as a table: its layers with their output shapes, parameters, work and memory."""
 
-import html
 import math
 
 from minicnn.core import operations
 from minicnn.core.errors import InputError
-from minicnn.core.layers import Conv2D
-from minicnn.training.history import html_table
+from minicnn.core.layers import Conv2D, Conv2DTranspose
+from minicnn.markup import fill, table
 
 HEADER = ("Layer", "Output shape", "Parameters", "Multiply-adds", "Memory")
 
@@ -21,7 +20,7 @@ def print_summary(model, batch_size, print_fn):
     """Print the table of a built model, line by line; the arguments are those of `Sequential.summary`."""
     rows, totals = _table(model, batch_size)
     width = max([22, *(len(row[0]) for row in rows)])
-    rule = "─" * (width + 62)
+    rule = "-" * (width + 62)  # ASCII, because `print_fn` may be of any kind
 
     def show(name, shape, count, work, memory):
         print_fn(f"{name:{width}}  {shape:>16}  {count:>12}  {work:>14}  {memory:>10}")
@@ -38,10 +37,11 @@ def print_summary(model, batch_size, print_fn):
 def html_summary(model):
     """The same as HTML; of a model without a shape the list of its layers."""
     if model.input_shape is None:
-        layers = "".join(f"<li>{html.escape(repr(layer))}</li>" for layer in model.layers)
-        return f"<p>A Sequential that takes its shape from the first batch:</p><ol>{layers}</ol>"
+        layers = [fill("<li>{{layer}}</li>", layer=repr(layer)) for layer in model.layers]
+        return fill("<p>A Sequential that takes its shape from the first batch:</p><ol>{{layers}}</ol>", layers=layers)
     rows, totals = _table(model, 32)
-    return html_table(HEADER, rows) + "".join(f"<div>{html.escape(line)}</div>" for line in totals)
+    lines = [fill("<div>{{line}}</div>", line=line) for line in totals]
+    return fill("{{table}}{{lines}}", table=table(HEADER, rows), lines=lines)
 
 
 def check_built(model):
@@ -74,9 +74,12 @@ def _rows(name, layer, input_shape, batch_size, itemsize, depth, memory):
     """A layer's row, and indented below it those of the layers inside."""
     count = sum(parameter.value.size for parameter in layer.parameters().values())
     written = 0
-    if isinstance(layer, Conv2D):
+    if isinstance(layer, (Conv2D, Conv2DTranspose)):
+        images, filters = input_shape, layer.filters
+        if isinstance(layer, Conv2DTranspose):  # the columns are those of the convolution that it is the adjoint of
+            images, filters = layer.output_shape(input_shape), input_shape[0]
         written = operations.current.convolution_bytes(
-            (batch_size, *input_shape), layer.filters, layer.window, layer.groups, itemsize
+            (batch_size, *images), filters, layer.window, layer.groups, itemsize
         )
         memory.append(written)
     shape = f"({', '.join(map(str, layer.built_output_shape(input_shape)))})"

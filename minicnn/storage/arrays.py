@@ -5,27 +5,29 @@ The file is an ordinary NumPy `.npz`: a zip of arrays. One of them, called
 can give numbers and names, never code. Nothing is used before it is
 validated: every array's name, shape and dtype against what the reader expects,
 its size against the file's, its content against its checksum, and the
-checksums against those that the description keeps.
+checksums against those that the description keeps. So reading never takes more
+memory than the file has bytes, whatever the file claims.
 """
 
 import json
 import math
 import os
 import re
-import stat
 import struct
 import zipfile
 import zlib
 
 import numpy as np
 
+from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError, InputError
-from minicnn.storage.files import atomic_write
+from minicnn.storage.files import atomic_write, open_file
 
 VERSION = 2
 _DESCRIPTION = "description"
 _DESCRIPTION_LIMIT = 2**22  # bytes; a network's description has some thousand
 _READ_SIZE = 2**20  # bytes read at a time
+_DIRECTORY_LIMIT = 2**24  # bytes of the zip's list of arrays; some hundred an array
 
 #: What the zip reader raises on broken files.
 _BROKEN = (
@@ -38,7 +40,6 @@ _BROKEN = (
     TypeError,
     OSError,
     RuntimeError,  # encrypted, says zipfile; also NotImplementedError and RecursionError
-    MemoryError,
     OverflowError,
 )
 
@@ -69,9 +70,12 @@ def write_arrays(path, kind, description, arrays):
         try:
             text = json.dumps(description, default=_plain).encode()
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path} cannot be written: {error} is not a plain value") from error
+            raise InputError(f"{quoted(path, 300)} cannot be written: {error} is not a plain value") from error
         if len(text) > _DESCRIPTION_LIMIT:
-            raise InputError(f"{path} cannot be written: its description takes {len(text)} bytes, too many")
+            raise InputError(
+                f"{quoted(path, 300)} cannot be written: its description takes {len(text)} bytes, more than the "
+                f"{_DESCRIPTION_LIMIT} that are read"
+            )
         _write_member(archive, _DESCRIPTION, np.frombuffer(text, dtype=np.uint8))
 
 
@@ -84,6 +88,7 @@ class ArrayFile:
 
     Attributes:
         description: the dict that was written.
+        size: the file's bytes; no array is larger.
 
     Raises:
         FileError: no such file, not a file of this kind, of a newer version, cut, or altered.
@@ -91,21 +96,15 @@ class ArrayFile:
 
     def __init__(self, path, kind):
         self.path = path
+        self._file = open_file(path)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block for ever
-                raise FileError(f"cannot read {path}: it is not a file")
-            self._zip = zipfile.ZipFile(path)
-        except FileError:
-            raise
-        except OSError as error:
-            raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-        except _BROKEN as error:
-            raise self._error(f"it is not a complete .npz file ({error})") from error
-        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            with self._reading():
+                self._zip = zipfile.ZipFile(_BoundedReads(self._file))
             self._members = self._checked_members()
             self.description = self._read_description(kind)
         except BaseException:
-            self._zip.close()
+            self._file.close()
             raise
 
     def __enter__(self):
@@ -116,7 +115,7 @@ class ArrayFile:
 
     def close(self):
         """Close the file."""
-        self._zip.close()
+        self._file.close()
 
     def names(self):
         """The names of the arrays."""
@@ -130,24 +129,20 @@ class ArrayFile:
         """
         missing, surplus = expected.keys() - self.names(), self.names() - expected.keys()
         if missing or surplus:
+            missing, surplus = (", ".join(map(quoted, sorted(names)[:5])) or "none" for names in (missing, surplus))
             raise self._error(
-                f"its arrays do not belong to its description: missing {sorted(missing)[:5]}, "
-                f"too many {sorted(surplus)[:5]}"
+                f"its arrays do not belong to its description: missing are {missing}, too many are {surplus}"
             )
         for name, (shape, dtype) in expected.items():
-            self.check_array(name, shape, dtype)
-
-    def check_array(self, name, shape, dtype):
-        """Refuse the file unless it holds an array of this name, shape and dtype, before its data is read."""
-        if name not in self.names():
-            raise self._error(f"its arrays do not belong to its description: missing {name!r}")
-        found_shape, found_dtype = self._header(name)
-        if found_shape != tuple(shape) or found_dtype != np.dtype(dtype):
-            raise self._error(f"{name!r} should be {np.dtype(dtype)} {tuple(shape)} and is {found_dtype} {found_shape}")
+            found_shape, found_dtype = self.header(name)
+            if found_shape != tuple(shape) or found_dtype != np.dtype(dtype):
+                raise self._error(
+                    f"{quoted(name)} should be {np.dtype(dtype)} {tuple(shape)} and is {found_dtype} {found_shape}"
+                )
 
     def read(self, name):
         """One array, its header and checksum checked."""
-        shape, dtype = self._header(name)
+        shape, dtype = self.header(name)
         with self._reading(), self._zip.open(self._members[name]) as member:
             _read_header(member)
             array = np.empty(shape, dtype)
@@ -156,17 +151,17 @@ class ArrayFile:
             while read < len(view):
                 data = member.read(min(_READ_SIZE, len(view) - read))
                 if not data:
-                    raise self._error(f"{name!r} ends early")
+                    raise self._error(f"{quoted(name)} ends early")
                 view[read : read + len(data)] = data
                 read += len(data)
             if member.read(1):  # also makes zipfile compare the checksum at the end
-                raise self._error(f"{name!r} goes on after its end")
+                raise self._error(f"{quoted(name)} goes on after its end")
         return array
 
     def verify(self):
         """Read everything once and compare the checksums; nothing is kept."""
         for name in self.names():
-            self._header(name)
+            self.header(name)
             with self._reading(), self._zip.open(self._members[name]) as member:
                 while member.read(_READ_SIZE):
                     pass
@@ -176,48 +171,46 @@ class ArrayFile:
         entries = self._zip.infolist()
         for info in entries:
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                raise self._error(f"{info.filename!r} is compressed; minicnn writes plain arrays")
+                raise self._error(f"{quoted(info.filename)} is compressed; minicnn writes plain arrays")
             if info.flag_bits & 1:
-                raise self._error(f"{info.filename!r} is encrypted; minicnn writes plain arrays")
+                raise self._error(f"{quoted(info.filename)} is encrypted; minicnn writes plain arrays")
             if not info.filename.endswith(".npy"):
-                raise self._error(f"{info.filename!r} is not an array")
+                raise self._error(f"{quoted(info.filename)} is not an array")
         members = {info.filename.removesuffix(".npy"): info for info in entries}
         if len(members) < len(entries):
             raise self._error("it holds two arrays of one name")
-        with self._reading():
-            size = os.fstat(self._zip.fp.fileno()).st_size
-        if sum(info.file_size for info in entries) > size:
-            raise self._error(f"it claims to hold more than its {size} bytes")
+        if sum(info.file_size for info in entries) > self.size:
+            raise self._error(f"it claims to hold more than its {self.size} bytes")
         return members
 
-    def _header(self, name):
-        """Shape and dtype of an array, refused if they claim another size than the member has."""
+    def header(self, name):
+        """Shape and dtype of an array, refused if they claim another size than the array has in the file."""
         with self._reading():
             info = self._members[name]
             with self._zip.open(info) as member:
                 shape, dtype = _read_header(member)
                 start = member.tell()
         if start + math.prod(shape) * dtype.itemsize != info.file_size:
-            raise self._error(f"{name!r} claims shape {shape} of {dtype}, which is not what it holds")
+            raise self._error(f"{quoted(name)} claims shape {quoted(shape)} of {dtype}, which is not what it holds")
         return shape, dtype
 
     def _read_description(self, kind):
         if _DESCRIPTION not in self._members:
             raise self._error("it has no description: it was not written by minicnn")
-        shape, dtype = self._header(_DESCRIPTION)
+        shape, dtype = self.header(_DESCRIPTION)
         if dtype != np.uint8 or len(shape) != 1 or shape[0] > _DESCRIPTION_LIMIT:
             raise self._error(f"its description is {dtype} {shape}")
         try:
             description = json.loads(self.read(_DESCRIPTION).tobytes())
             version, found = description.pop("version"), description.pop("minicnn")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise self._error(f"its description cannot be read ({error})") from error
+            raise self._error(f"its description cannot be read ({quoted(error, 200)})") from error
         if type(version) is not int or version != VERSION:
             raise self._error(
-                f"it has version {version!r}, and this minicnn reads {VERSION}: use the one that wrote it"
+                f"it has version {quoted(version)}, and this minicnn reads {VERSION}: use the one that wrote it"
             )
         if found != kind:
-            raise self._error(f"it is a {found!r:.40}, not a {kind}")
+            raise self._error(f"it is a {quoted(found, 40)}, not a {kind}")
         checksums = {info.filename: info.CRC for name, info in self._members.items() if name != _DESCRIPTION}
         if description.pop("checksums", None) != checksums:
             raise self._error("its arrays are not those that were written with it")
@@ -227,7 +220,7 @@ class ArrayFile:
         return _TranslateErrors(self)
 
     def _error(self, why):
-        return FileError(f"{self.path} cannot be used: {why}")
+        return FileError(f"{quoted(self.path, 300)} cannot be used: {why}")
 
 
 class _TranslateErrors:
@@ -240,8 +233,23 @@ class _TranslateErrors:
         pass
 
     def __exit__(self, kind, error, traceback):
+        if isinstance(error, MemoryError):
+            raise self.file._error(f"there is not enough memory for it ({quoted(error, 200)})") from error
         if isinstance(error, _BROKEN) and not isinstance(error, FileError):
-            raise self.file._error(f"it is cut or altered ({error})") from error
+            raise self.file._error(f"it is not an .npz file, or is cut or altered ({quoted(error, 200)})") from error
+
+
+class _BoundedReads:
+    """A file of which only some can be read at once: zipfile would read a list of any length that a file claims."""
+
+    def __init__(self, file):
+        self.file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size=-1):
+        if size > _DIRECTORY_LIMIT:
+            raise ValueError(f"its list of arrays takes {size} bytes, more than {_DIRECTORY_LIMIT}")
+        return self.file.read(size)
 
 
 class _AppendOnly:
@@ -272,7 +280,7 @@ def _read_header(member):
 def plain_dtype(text):
     """The dtype of plain numbers that a text such as "<f4" names; ValueError for any other text."""
     if not isinstance(text, str) or re.fullmatch(r"[<>|][fiub]\d{1,2}", text) is None:
-        raise ValueError(f"{text!r:.60} is not a dtype of plain numbers")
+        raise ValueError(f"{quoted(text, 60)} is not a dtype of plain numbers")
     return np.dtype(text)
 
 
@@ -280,4 +288,4 @@ def _plain(value):
     """NumPy's numbers as Python's, for JSON."""
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} {value!r:.60}")
+    raise TypeError(f"{type(value).__name__} {quoted(value, 60)}")

@@ -6,16 +6,18 @@ known by identity; a class of the user's own is used only where the caller of
 """
 
 import contextlib
-import warnings
+import functools
+import math
 
 import numpy as np
 
+from minicnn import console
 from minicnn.core import operations
-from minicnn.core.checks import check_integer
+from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.initializers import name_of, named
-from minicnn.core.layer import Layer
-from minicnn.core.parameter import Parameter
+from minicnn.core.layer import Layer, states_kept, walk
+from minicnn.core.parameter import Parameter, State
 from minicnn.storage.arrays import ArrayFile, write_arrays
 
 
@@ -55,16 +57,19 @@ def load(path, make, library, custom_layers):
         try:
             model = _make(file, make, library, custom)
         except Exception as error:  # whatever values of another kind lead to
-            raise FileError(f"{path} cannot be used: its description does not make a network ({error})") from error
+            raise _error(path, "its description does not make a network", error) from error
         expected = {name: (tuple(p.value.shape), p.value.dtype) for name, p in model.parameters().items()}
-        arrays, _ = states_of(model)
-        file.check(expected | {name: (array.shape, array.dtype) for name, array in arrays.items()})
-        for name, parameter in model.parameters().items():
-            parameter.value[...] = operations.current.array(file.read(name))
+        own = tuple(kind for kind in custom.values() if kind not in library.values())
         try:
-            restore_states(model, {name: file.read(name) for name in arrays}, file.description["states"])
-        except (LookupError, TypeError, ValueError) as error:
-            raise FileError(f"{path} cannot be used: its states do not fit the network ({error})") from error
+            values = file.description["states"]
+            make_late_states(model, {name: file.header(name) for name in file.names() - expected.keys()}, values, own)
+            arrays, _ = states_of(model)
+            file.check(expected | {name: (array.shape, array.dtype) for name, array in arrays.items()})
+            for name, parameter in model.parameters().items():
+                parameter.value[...] = operations.current.array(file.read(name))
+            restore_states(model, {name: file.read(name) for name in arrays}, values)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _error(path, "its states do not fit the network", error) from error
     return model
 
 
@@ -102,10 +107,9 @@ def describe(model, library, functions_by_name=False):
         if functions_by_name:
             return {"function": getattr(value, "__qualname__", type(value).__name__)}
         if argument.endswith("_initializer"):  # its work is done: the weights are kept
-            warnings.warn(
+            console.warn(
                 f"{owner!r}: the function {argument} is not kept in the file; the loaded layer has its default, and "
-                "the saved weights",
-                stacklevel=6,
+                "the saved weights"
             )
             return None
         raise InputError(f"{owner!r} cannot be kept in a file: its argument {argument} is a function")
@@ -150,7 +154,7 @@ def restore_states(model, arrays, values):
     """
     states = model.states()
     if not isinstance(values, dict):
-        raise ValueError(f"its states are {values!r:.60}")
+        raise ValueError(f"its states are {quoted(values, 60)}")
     if states.keys() != arrays.keys() | values.keys():
         raise ValueError("it has other states or random generators")
     for name, state in states.items():
@@ -159,20 +163,52 @@ def restore_states(model, arrays, values):
         elif isinstance(state, np.random.Generator):
             state.bit_generator.state = values[name]
         elif type(values[name]) is not type(state.value) and state.value is not None:
-            raise ValueError(f"the state {name} is {values[name]!r:.60}")
+            raise ValueError(f"the state {name} is {quoted(values[name], 60)}")
         else:
             state.value = values[name]
 
 
+def make_late_states(model, arrays, values, kinds=Layer):
+    """Make the states that a layer makes only when it is used, so that `restore_states` finds them in a new network.
+
+    Args:
+        model: the network.
+        arrays: `{name: (shape, dtype)}` of the arrays in the file that may be such states.
+        values: the plain values by name.
+        kinds: the classes of the layers that may have such states.
+    """
+    holders = {
+        name: holder for start, layer in walk(model, kinds) for name, holder in walk(layer, (Layer, dict, list), start)
+    }
+    for name in sorted((arrays.keys() | values.keys()) - model.states().keys(), key=lambda name: (len(name), name)):
+        start, _, key = name.rpartition(".")
+        holder = holders.get(start)
+        if isinstance(values.get(name), dict):
+            state = np.random.default_rng()
+        else:
+            state = State(np.zeros(*arrays[name]) if name in arrays else None)
+        if isinstance(holder, Layer) and getattr(holder, key, None) is None:
+            setattr(holder, key, state)
+        elif isinstance(holder, dict):
+            holder.setdefault(key, state)
+        elif isinstance(holder, list) and key == str(len(holder)):
+            holder.append(state)
+
+
 @contextlib.contextmanager
 def states_restored(model):
-    """A block that may change the model's states, such as Dropout's step: at its end they are as before."""
-    arrays, values = states_of(model)
-    arrays = {name: array.copy() for name, array in arrays.items()}  # a layer may change them in place
-    try:
+    """A block that may change the model's states, such as Dropout's step: at its end they are as before.
+
+    Raises:
+        InputError: a layer has states at the end of the block that it did not have before.
+    """
+    before = model.states().keys()
+    with states_kept(model):
         yield
-    finally:
-        restore_states(model, arrays, values)
+    if changed := sorted(before ^ model.states().keys()):
+        raise InputError(
+            f"forward made or removed the state {quoted(changed[0])}: make it in __init__ or build, or train first"
+        )
 
 
 def _custom(custom_layers):
@@ -185,7 +221,7 @@ def _custom(custom_layers):
     for name, kind in custom.items():
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
             raise InputError(
-                f"load needs custom_layers as classes derived from minicnn.Layer, got {kind!r} for {name!r}"
+                f"load needs custom_layers as classes derived from minicnn.Layer, got {quoted(kind)} for {quoted(name)}"
             )
     return custom
 
@@ -207,14 +243,14 @@ def _make(file, make, library, custom):
                 return {key: decode(item) for key, item in content.items()}
             if kind == "initializer":
                 return named(content)
-            raise InputError(f"unknown kind of value {kind!r:.40}")
+            raise InputError(f"unknown kind of value {quoted(kind, 40)}")
         return value
 
     def decode_layer(entry):
         kind = library.get(entry["library"]) if "library" in entry else custom.get(entry["custom"])
         if kind is None:
             name = entry.get("library", entry.get("custom"))
-            raise InputError(f"unknown layer {name!r:.60}: give its class in load(path, custom_layers=[...])")
+            raise InputError(f"unknown layer {quoted(name, 60)}: give its class in load(path, custom_layers=[...])")
         layer = kind(**{name: decode(value) for name, value in entry["arguments"].items()})
         if entry.get("frozen"):
             layer.trainable = False
@@ -223,22 +259,46 @@ def _make(file, make, library, custom):
     layers = [decode_layer(entry) for entry in description["layers"]]
     model = make(layers, seed=description["seed"], dtype=description["dtype"])
     shape = tuple(check_integer(n, "input_shape", "Sequential") for n in description["input_shape"])
-    _check_sizes(file, model, shape, set(library.values()))
-    model.build(shape)
+    with _zeros_first(model, file.size):
+        model.build(shape)
     for name, first in description["tied"].items():
         _tie(model, name, model.parameters()[first])
     return model
 
 
-def _check_sizes(file, model, shape, library):
-    """Refuse weights that the file does not hold before memory is allocated for them."""
-    for name, layer in model.row:
-        if type(layer) not in library:
-            return  # what a layer of the user's own makes of the shape is known only when it is built
-        for key, parameter_shape in layer.parameter_shapes(shape).items():
-            array = file.description["tied"].get(f"{name}.{key}", f"{name}.{key}")
-            file.check_array(array, parameter_shape, model.dtype)
-        shape = tuple(layer.output_shape(shape))
+@contextlib.contextmanager
+def _zeros_first(model, limit):
+    """A block in which layers make their parameters of zeros, which cost no time and, until they are used, no memory.
+
+    Their values come from the file, so that one with more bytes than the file is refused with the numbers.
+    """
+
+    def zeros_for(name, initializer):
+        @functools.wraps(initializer, updated=())
+        def zeros(shape, rng, dtype="float32"):
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            if size > limit:
+                raise InputError(f"{name} has the shape {quoted(shape)}, {size:,} bytes, and the file has {limit:,}")
+            return np.zeros(shape, dtype)
+
+        return zeros
+
+    before = []
+    for name, layer in walk(model, Layer):
+        for attribute, initializer in list(vars(layer).items()):
+            if attribute.endswith("_initializer") and callable(initializer):
+                before.append((layer, attribute, initializer))
+                parameter = f"{name}.{attribute.removesuffix('_initializer')}"
+                setattr(layer, attribute, zeros_for(parameter, initializer))
+    try:
+        yield
+    finally:
+        for layer, attribute, initializer in before:
+            setattr(layer, attribute, initializer)
+
+
+def _error(path, why, error):
+    return FileError(f"{quoted(path, 300)} cannot be used: {why} ({quoted(error, 500)})")
 
 
 def _places(item, name="", seen=None):

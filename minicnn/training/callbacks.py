@@ -11,19 +11,19 @@ import inspect
 import io
 import math
 import os
-import pathlib
 
 import numpy as np
 
 from minicnn.core import operations
-from minicnn.core.checks import check_integer
+from minicnn.core.arguments import Configured
+from minicnn.core.checks import check_flag, check_integer, quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.layer import kept_arrays
 from minicnn.core.schedules import Constant
-from minicnn.storage.files import atomic_write
+from minicnn.storage.files import atomic_write, check_writable, destination, open_file, path_text
 
 
-class Callback:
+class Callback(Configured):
     """Actions during `fit`. Override what you need.
 
     The arguments of the constructor are kept as attributes of the same names: a resumed run must have been
@@ -46,6 +46,9 @@ class Callback:
 
     #: The number among an epoch's logs that this callback cannot do without, such as "val_loss", or None.
     monitor = None
+
+    #: The path of the file that this callback writes, or None: `fit` refuses two writers of one file.
+    output = None
 
     def on_train_begin(self):
         """Before the first batch; also before a resumed run goes on."""
@@ -96,7 +99,7 @@ class Callback:
 class _Monitor(Callback):
     """What callbacks share that wait for one of the logs' numbers to improve."""
 
-    def __init__(self, monitor, mode, min_delta=0.0):
+    def __init__(self, monitor, *, mode, min_delta=0.0):
         if mode not in ("auto", "min", "max"):
             raise InputError(f"{type(self).__name__} needs mode 'auto', 'min' or 'max', got {mode!r}")
         self.monitor = monitor
@@ -155,10 +158,10 @@ class EarlyStopping(_Monitor):
     Source: Prechelt, "Early stopping: but when?", 1998; names and meaning are Keras's.
     """
 
-    def __init__(self, monitor="val_loss", min_delta=0.0, patience=0, mode="auto", restore_best_weights=False):
-        super().__init__(monitor, mode, min_delta)
+    def __init__(self, monitor="val_loss", *, min_delta=0.0, patience=0, mode="auto", restore_best_weights=False):
+        super().__init__(monitor, mode=mode, min_delta=min_delta)
         self.patience = check_integer(patience, "patience", "EarlyStopping", minimum=0)
-        self.restore_best_weights = restore_best_weights
+        self.restore_best_weights = check_flag(restore_best_weights, "restore_best_weights", "EarlyStopping")
         self.on_train_begin()
 
     def on_train_begin(self):
@@ -214,37 +217,57 @@ class ModelCheckpoint(_Monitor):
         best: the best number so far. It survives a resume.
 
     Raises:
-        InputError: a mode of another name; in `fit`, a number that the run does not measure, also in `filepath`.
-        FileError: in `fit`, the file cannot be written.
+        InputError: a mode of another name; in `fit`, a number that the run does not measure, also in `filepath`, or
+            a file that something else writes, too.
+        FileError: in `fit`, the file cannot be written; that is tried before the first step.
 
     >>> best = ModelCheckpoint("best.npz", save_best_only=True)
     """
 
-    def __init__(self, filepath, monitor="val_loss", save_best_only=False, mode="auto"):
-        super().__init__(monitor if save_best_only else None, mode)
+    def __init__(self, filepath, *, monitor="val_loss", save_best_only=False, mode="auto"):
+        super().__init__(monitor if save_best_only else None, mode=mode)
         self.filepath = filepath
-        self.save_best_only = save_best_only
+        self.save_best_only = check_flag(save_best_only, "save_best_only", "ModelCheckpoint")
+
+    @property
+    def output(self):
+        return self.filepath
 
     def on_train_begin(self):
         self.best = None
+        path = self._path(_AnyNumber(epoch=9999))
+        if "{" in os.path.dirname(path_text(self.filepath)):  # a folder for every epoch may be made later
+            destination(path)
+        else:
+            check_writable(path)
 
     def on_epoch_end(self, epoch, logs):
         if self.save_best_only and not self.improved(logs):
             return
+        self.model.save(self._path({"epoch": epoch + 1, **logs}))
+
+    def _path(self, numbers):
+        """The path with these numbers."""
         try:
-            path = os.fspath(self.filepath).format(epoch=epoch + 1, **logs)
-        except (KeyError, ValueError, IndexError) as error:
+            return path_text(self.filepath).format_map(numbers)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise InputError(
-                f"ModelCheckpoint cannot fill in {os.fspath(self.filepath)!r} ({error!r}): it knows epoch, "
-                + ", ".join(logs)
+                f"ModelCheckpoint cannot fill in {quoted(self.filepath, 300)} ({error!r}): it knows "
+                + ", ".join(numbers)
             ) from error
-        self.model.save(path)
 
     def state_dict(self):
         return {"best": self.best}
 
     def load_state_dict(self, state):
         self.load_best(state)
+
+
+class _AnyNumber(dict):
+    """Numbers to try a format with, before any is measured: each is as long as most."""
+
+    def __missing__(self, name):
+        return 1 / 3
 
 
 class ReduceLROnPlateau(_Monitor):
@@ -267,9 +290,9 @@ class ReduceLROnPlateau(_Monitor):
     """
 
     def __init__(
-        self, monitor="val_loss", factor=0.1, patience=10, mode="auto", min_delta=1e-4, cooldown=0, min_lr=0.0
+        self, monitor="val_loss", *, factor=0.1, patience=10, mode="auto", min_delta=1e-4, cooldown=0, min_lr=0.0
     ):
-        super().__init__(monitor, mode, min_delta)
+        super().__init__(monitor, mode=mode, min_delta=min_delta)
         self.factor = _number(self, "factor", factor)
         if not 0 < self.factor < 1:
             raise InputError(f"ReduceLROnPlateau needs a factor above 0 and below 1, got {factor!r}")
@@ -341,25 +364,33 @@ class CSVLogger(Callback):
         append: whether to continue below the file's present content.
 
     Raises:
-        FileError: in `fit`, the file cannot be read or written.
+        InputError: a separator that is not one character; in `fit`, a file that something else writes, too.
+        FileError: in `fit`, the file cannot be read or written; that is tried before the first step.
 
     >>> log = CSVLogger("training.csv")
     """
 
-    def __init__(self, filename, separator=",", append=False):
+    def __init__(self, filename, *, separator=",", append=False):
         self.filename = filename
+        if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
+            raise InputError(f"CSVLogger needs a separator of one character, got {quoted(separator)}")
         self.separator = separator
-        self.append = append
+        self.append = check_flag(append, "append", "CSVLogger")
         self.text = ""
+
+    @property
+    def output(self):
+        return self.filename
 
     def on_train_begin(self):
         self.text = ""
-        path = pathlib.Path(self.filename)
-        if self.append and path.exists():
-            try:
-                self.text = path.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise FileError(f"cannot read {path}: {error}") from error
+        check_writable(self.filename)
+        if self.append and os.path.exists(self.filename):
+            with open_file(self.filename) as file:
+                try:
+                    self.text = file.read().decode()
+                except (OSError, ValueError) as error:
+                    raise FileError(f"cannot read {quoted(self.filename, 300)}: {quoted(error)}") from error
 
     def on_epoch_end(self, epoch, logs):
         lines = io.StringIO()
@@ -394,7 +425,7 @@ class LambdaCallback(Callback):
     """
 
     def __init__(
-        self, on_train_begin=None, on_epoch_begin=None, on_batch_end=None, on_epoch_end=None, on_train_end=None
+        self, *, on_train_begin=None, on_epoch_begin=None, on_batch_end=None, on_epoch_end=None, on_train_end=None
     ):
         functions = {
             "on_train_begin": on_train_begin,
@@ -409,6 +440,9 @@ class LambdaCallback(Callback):
             if not callable(function):
                 raise InputError(f"LambdaCallback needs a function as {name}, got {function!r}")
             setattr(self, name, function)
+
+    def arguments(self):
+        return {name: vars(self).get(name) for name in super().arguments()}
 
 
 def _number(callback, name, value):

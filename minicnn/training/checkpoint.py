@@ -12,23 +12,29 @@ A new file replaces the old one only after it has been read back and verified;
 and the old one is kept, as `<name>.previous`.
 """
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import math
 import os
-import pathlib
-import warnings
+import re
 import zlib
 
 import numpy as np
 
+from minicnn import console
 from minicnn.core import operations, schedules
+from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.schedules import Constant
 from minicnn.storage.arrays import ArrayFile, plain_dtype, write_arrays
-from minicnn.storage.files import atomic_move, remove_leftovers
-from minicnn.storage.models import restore_states, states_of
+from minicnn.storage.files import atomic_move, destination, lock, remove_leftovers
+from minicnn.storage.models import make_late_states, restore_states, states_of
+
+#: What is added to a checkpoint's name for the files beside it.
+SUFFIXES = ("", ".previous", ".new", ".lock")
 
 #: What a checkpoint's description holds, and as what.
 _FORM = {
@@ -47,21 +53,67 @@ PLAIN = (str, int, float, bool)
 SCHEDULES = {kind.__name__: kind for kind in vars(schedules).values() if dataclasses.is_dataclass(kind)}
 
 
+def locks_checkpoint(fit):
+    """`fit` as a function that no other process runs with the same `checkpoint` at the same time."""
+
+    @functools.wraps(fit)
+    def locked_fit(*arguments, checkpoint=None, **named):
+        with contextlib.nullcontext() if checkpoint is None else lock(checkpoint):
+            return fit(*arguments, checkpoint=checkpoint, **named)
+
+    return locked_fit
+
+
+#: A number as a format string writes it into a path.
+_NUMBER = r" *[-+]?[\d.,_]+(?:e[-+]?\d+)?%? *"
+
+
+def check_outputs(checkpoint, callbacks):
+    """Refuse a run in which one file would be written by the checkpoint and a callback, or by two callbacks.
+
+    Args:
+        checkpoint: the path of the checkpoint, or None.
+        callbacks: the callbacks; `output` is the file that one writes, and may contain fields such as "{epoch}".
+
+    Raises:
+        InputError: there are two writers of one file, however its path is given; the message names both.
+    """
+    outputs = []
+    if checkpoint is not None:
+        path = os.path.normcase(destination(checkpoint, SUFFIXES))
+        outputs = [(path + suffix, re.escape(path + suffix), "checkpoint=") for suffix in SUFFIXES]
+    for callback in callbacks:
+        if callback.output is None:
+            continue
+        path, name = os.path.normcase(destination(callback.output, ())), type(callback).__name__
+        pattern = _NUMBER.join(map(re.escape, re.split(r"\{[^{}]*\}", path)))
+        for other_path, other_pattern, other_name in outputs:
+            if path == other_path or re.fullmatch(pattern, other_path) or re.fullmatch(other_pattern, path):
+                raise InputError(
+                    f"{name} and {other_name} would write the same file, {quoted(other_path, 300)}: give one of them "
+                    "another path"
+                )
+        outputs.append((path, pattern, name))
+
+
 class Checkpoint:
     """The file of one run.
 
     Args:
-        path: the file. Beside it there may be `<path>.previous`, the one before, and `<path>.new`, one that
-            was being made.
+        path: the file; where it is a link, the file that it points to. Beside it there may be `<path>.previous`, the
+            one before, `<path>.new`, one that was being made, and `<path>.lock` while a process works with it.
         run: the run, as `minicnn.training.Run`.
         settings: a dict of plain values that must be the same for a run to be resumed.
 
     Attributes:
         position: the run's position as it was last saved, or None.
+
+    Raises:
+        FileError: a name that no file can have, also with one of the `SUFFIXES`, or one of something else than a file.
     """
 
     def __init__(self, path, run, settings):
-        self.path = pathlib.Path(path)
+        self.path = destination(path, SUFFIXES)
         self.previous = self.path.with_name(self.path.name + ".previous")
         self.new = self.path.with_name(self.path.name + ".new")
         self.run = run
@@ -84,8 +136,8 @@ class Checkpoint:
         found = [path for path in (self.path, self.previous) if os.path.lexists(path)]
         if found and not resume:
             raise InputError(
-                f"{found[0]} holds a run already: give resume=True to resume it, or another name, or remove "
-                f"it and {self.previous.name}"
+                f"{_name(found[0])} holds a run already: give resume=True to resume it, or another name, or remove "
+                f"it and {_name(self.previous.name)}"
             )
         failures = []
         for path in found:
@@ -97,9 +149,9 @@ class Checkpoint:
         if self.saved is None and failures:
             raise FileError("; ".join(map(str, failures)))
         if failures:
-            warnings.warn(f"{failures[0]}: resuming from {path}, the one before", stacklevel=4)
+            console.warn(f"{failures[0]}: resuming from {_name(path)}, the one before")
         elif found and found[0] == self.previous:
-            warnings.warn(f"{self.path} is missing: resuming from {self.previous}, the one before", stacklevel=4)
+            console.warn(f"{_name(self.path)} is missing: resuming from {_name(self.previous)}, the one before")
         self.newest_is_intact = self.saved is not None and path == self.path
         if self.saved is not None:
             self._compare()
@@ -123,7 +175,10 @@ class Checkpoint:
             except FileError:
                 raise
             except Exception as error:  # whatever error values of another kind cause
-                raise FileError(f"{file.path} cannot be used: its state does not fit the run ({error!r})") from error
+                raise FileError(
+                    f"{_name(file.path)} cannot be used: its state does not fit the run "
+                    f"({type(error).__name__}: {quoted(error, 300)})"
+                ) from error
         self.saved, self.position = None, self.run.position()
         return True
 
@@ -184,7 +239,8 @@ class Checkpoint:
         try:
             for name, kind in _FORM.items():
                 if not isinstance(file.description.get(name), kind):
-                    raise FileError(f"{path} cannot be used: its {name} is {file.description.get(name)!r:.60}")
+                    value = quoted(file.description.get(name), 60)
+                    raise FileError(f"{_name(path)} cannot be used: its {name} is {value}")
             file.verify()
         except BaseException:
             file.close()
@@ -201,7 +257,7 @@ class Checkpoint:
         if different:
             self.close()
             raise InputError(
-                f"the run in {self.saved.path} cannot be resumed with other settings: {'; '.join(different[:8])}. "
+                f"the run in {_name(self.path)} cannot be resumed with other settings: {'; '.join(different[:8])}. "
                 "Give it the old ones, or begin a new run under another name"
             )
 
@@ -214,6 +270,8 @@ class Checkpoint:
         memory = {f"optimizer/{name}/{key}": (name, key) for name in optimizer["t"] for key in run.optimizer.memory}
         values = {name: parameter.value for name, parameter in parameters.items()}
         expected |= {path: (values[name].shape, values[name].dtype) for path, (name, _) in memory.items()}
+        late = {name.removeprefix("state/"): name for name in file.names() if name.startswith("state/")}
+        make_late_states(run.model, {name: file.header(late[name]) for name in late}, saved["states"])
         state_arrays, _ = states_of(run.model)
         expected |= {f"state/{name}": (array.shape, array.dtype) for name, array in state_arrays.items()}
         expected |= {key: ((position["epoch"],), np.float64) for key in history}
@@ -247,6 +305,10 @@ class Checkpoint:
             prefix = f"callback/{index}/"
             arrays = {name: file.read(name) for name in saved["callback_arrays"] if name.startswith(prefix)}
             callback.load_state_dict(memory | {name.removeprefix(prefix): array for name, array in arrays.items()})
+
+
+def _name(path):
+    return quoted(path, 300)
 
 
 def _callback_state(callback):

@@ -9,6 +9,7 @@ still good, and after a failure goes through the batch again layer by layer to
 say where it began.
 """
 
+import contextlib
 import math
 import tempfile
 
@@ -55,6 +56,8 @@ class Guard:
         return self
 
     def __exit__(self, *_):
+        for parameter in self.model.parameters().values():  # an error may end a step before they are used
+            parameter.clear_gradient()
         if self.file:
             self.file.close()
 
@@ -112,11 +115,9 @@ class Guard:
             x, labels: the batch in which to look for the layer where it began, if there is one.
         """
         if x is not None:
-            where = first_not_finite(self.model, self.loss, x, labels)
-            if where is not None:
-                what += f"; first went {where}"
-        for parameter in run.parameters.values():
-            parameter.clear_gradient()
+            with contextlib.suppress(MemoryError):  # the good weights are more important
+                where = first_not_finite(self.model, self.loss, x, labels)
+                what += "" if where is None else f"; first went {where}"
         back = "No step was taken"
         if self.copied_at is not None:
             self._restore()
@@ -139,8 +140,8 @@ class Guard:
         return self.copied_at is None or self.batches_since >= (FILE_EVERY if self.file else COPY_EVERY)
 
     def _copy(self, run):
+        self.copied_at = None  # while the copy is half old and half new, there is none
         if self.file:
-            self.copied_at = None  # while the copy is half old and half new, there is none
             self.file.seek(0)
         for name, item in self.arrays.items():
             if self.file:

@@ -2,19 +2,18 @@
 
 import base64
 import csv
-import html
 import io
 import json
 
 from minicnn.core.errors import MissingPackageError
+from minicnn.markup import Markup, fill, table
 from minicnn.storage.files import atomic_write
 
 
 class History(dict):
     """What was measured, one number an epoch: `{"loss": [...], "accuracy": [...], ...}`.
 
-    Attributes:
-        interrupted: whether Ctrl-C or SIGTERM ended the run early.
+    The learning rate of an epoch is that of its last step.
 
     >>> history = History(loss=[0.5, 0.25], accuracy=[0.8, 0.9])
     >>> print(history.to_csv())
@@ -24,10 +23,13 @@ class History(dict):
     <BLANKLINE>
     """
 
-    interrupted = False
-
     #: A function of a history that returns its curves as a PNG file's bytes, or None; set where pictures are drawn.
     draw = None
+
+    @property
+    def history(self):
+        """The dict itself, as Keras's name for it: `history.history["loss"]` is `history["loss"]`."""
+        return self
 
     def record(self, measured):
         """Add one epoch's numbers."""
@@ -49,35 +51,20 @@ class History(dict):
     def _repr_html_(self):
         """The epochs as a table, and the curves where matplotlib is there: what a notebook shows."""
         if not any(self.values()):
-            return "<p>A history of no epochs yet</p>"
+            return Markup("<p>A history of no epochs yet</p>")
         rows = [
             [str(epoch), *(f"{value:.4g}" for value in row)]
             for epoch, row in enumerate(zip(*self.values(), strict=True), start=1)
         ]
-        table = html_table(["epoch", *self], rows)
+        epochs = table(["epoch", *self], rows)
         try:
             picture = type(self).draw(self) if self.draw else None
         except MissingPackageError:
-            return table
+            return epochs
         if picture is None:
-            return table
-        picture = base64.b64encode(picture).decode()
-        return f'<img alt="training curves" src="data:image/png;base64,{picture}" style="max-width:100%">{table}'
-
-
-def html_table(header, rows):
-    """A table of texts in HTML; the first column is read from the left, the others are numbers.
-
-    >>> html_table(["layer", "parameters"], [["a < b", "3"]])[-89:]
-    '<td style="text-align:left">a &lt; b</td><td style="text-align:right">3</td></tr></table>'
-    """
-
-    def line(tag, cells):
-        cells = [html.escape(cell) for cell in cells]
-        numbers = "".join(f'<{tag} style="text-align:right">{cell}</{tag}>' for cell in cells[1:])
-        return f'<tr><{tag} style="text-align:left">{cells[0]}</{tag}>{numbers}</tr>'
-
-    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
+            return epochs
+        curves = '<img alt="training curves" src="data:image/png;base64,{{picture}}" style="max-width:100%">{{epochs}}'
+        return fill(curves, picture=base64.b64encode(picture).decode(), epochs=epochs)
 
 
 def _written(text, path):

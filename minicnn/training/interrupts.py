@@ -18,7 +18,7 @@ class Interrupts:
     process ignores stays ignored.
 
     Attributes:
-        requested: the signal's name once one has come, None before.
+        requested: the signal (`signal.Signals`) once one has come, None before.
 
     >>> with Interrupts() as interrupts:
     ...     interrupts.requested is None
@@ -48,6 +48,6 @@ class Interrupts:
             self.__exit__()
             signal.raise_signal(number)
             return
-        self.requested = signal.Signals(number).name
+        self.requested = signal.Signals(number)
         with contextlib.suppress(OSError):  # not by print: the signal may have come in the middle of one
             os.write(2, b"\nfinishing this batch; once more stops immediately\n")

@@ -7,22 +7,22 @@ file from which it can be resumed.
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterable
 
 import numpy as np
 
 from minicnn.core import operations
-from minicnn.core.checks import check_array, check_integer
-from minicnn.core.errors import DivergenceError, InputError
-from minicnn.core.losses import Loss, SoftmaxCrossEntropy, as_labels
+from minicnn.core.checks import check_integer, quoted
+from minicnn.core.errors import DivergenceError, InputError, TrainingInterrupted
+from minicnn.core.losses import SoftmaxCrossEntropy, as_labels
 from minicnn.core.metrics import correct
 from minicnn.core.optimizers import Adam, Optimizer
 from minicnn.core.parameter import watch_gradients
 from minicnn.datasets.splits import Rows, stratified_split
 from minicnn.training.callbacks import Callback
-from minicnn.training.checkpoint import Checkpoint, fingerprint, settings_of
+from minicnn.training.checkpoint import Checkpoint, check_outputs, fingerprint, locks_checkpoint, settings_of
+from minicnn.training.checks import check_set, warn_of_pixels, warn_of_scale
 from minicnn.training.guard import Guard
 from minicnn.training.history import History
 from minicnn.training.interrupts import Interrupts
@@ -36,6 +36,7 @@ POSITION = {
     "total_loss": float,
     "n_correct": int,
     "seconds": float,
+    "learning_rate": float,
     "finished": bool,
     "stop_training": bool,
 }
@@ -51,6 +52,7 @@ class Run:
         epoch, batch: the position, both counted from 0: the next batch to be trained on.
         seen, total_loss, n_correct: images of this epoch so far, the sum of their losses, and how many were correct.
         seconds: this epoch's time before the run was stopped.
+        learning_rate: that of the last step; 0 before the first one.
         finished: whether a callback ended it.
         is_checked: whether it is known that the model holds every Parameter that receives gradients.
         images, batch_size: how many images an epoch has, and a batch; set by `fit`.
@@ -61,6 +63,7 @@ class Run:
         self.history = History()
         self.finished = False
         self.is_checked = False
+        self.learning_rate = 0.0
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch):
@@ -92,6 +95,7 @@ class Run:
             "total_loss": operations.to_float(self.total_loss),
             "n_correct": int(operations.to_float(self.n_correct)),
             "seconds": self.seconds,
+            "learning_rate": self.learning_rate,
             "finished": bool(self.finished),
             "stop_training": bool(self.model.stop_training),
         }
@@ -109,6 +113,7 @@ class Run:
             raise ValueError(f"an epoch of {self.images} images does not have {self.batch} batches")
 
 
+@locks_checkpoint
 def fit(
     model,
     x,
@@ -139,11 +144,14 @@ def fit(
     epochs = check_integer(epochs, "epochs", "fit", minimum=0)
     batch_size = check_integer(batch_size, "batch_size", "fit")
     y = current.to_numpy(as_labels(y))
-    check_set(model, x, y, run.loss)
+    smallest_and_largest = check_set(model, x, y, run.loss)
+    warn_of_pixels(x, *smallest_and_largest)
+    model.learned_range = smallest_and_largest
     train, held_out = _split(y, run.loss, validation_split, model.seed)
     if validation_data is not None:
         validation_data = _check_pair(model, validation_data, run.loss, validation_split)
     _check_callbacks(run.callbacks, run.loss, held_out is not None or validation_data is not None)
+    check_outputs(checkpoint, run.callbacks)
     run.images, run.batch_size = len(train), batch_size
 
     file = None
@@ -186,18 +194,17 @@ def fit(
             with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
                 _train_epoch(run, x, y, order, step, guard, progress, file, checkpoint_every, interrupts)
                 if not run.seen:  # a callback stopped the training before its first batch
-                    break
-                if not interrupts.requested:
+                    run.finished = True
+                elif not interrupts.requested:
                     _end_epoch(run, validation, batch_size, guard, progress, file)
-        requested = interrupts.requested
-        if requested and file is not None and file.position != run.position():  # it was stopped within an epoch
+        if interrupts.requested and file is not None and file.position != run.position():  # stopped within an epoch
             _save(run, guard, file)
-    if requested and run.epoch < epochs and not run.finished:
-        run.history.interrupted = True
-        print(_how_to_resume(run, requested, checkpoint), file=sys.stderr)
-        return run.history
-    for callback in run.callbacks:
-        callback.on_train_end()
+    is_done = run.epoch >= epochs or run.finished
+    if is_done:
+        for callback in run.callbacks:
+            callback.on_train_end()
+    if interrupts.requested:
+        raise _interrupted(run, interrupts.requested, is_done, checkpoint)
     return run.history
 
 
@@ -227,6 +234,7 @@ def _train_epoch(run, x, y, order, step, guard, progress, file, checkpoint_every
             break
         labels = current.array(current.take(y, rows))
         guard.begin_batch(run, images, labels)
+        run.learning_rate = float(run.optimizer.learning_rate)
         if run.is_checked:
             loss, outputs = step(images, labels, guard)
         else:
@@ -277,8 +285,7 @@ def _end_epoch(run, validation, batch_size, guard, progress, file):
         measured["val_loss"] = val_loss
         if val_accuracy is not None:
             measured["val_accuracy"] = val_accuracy
-    progress.finish(measured, run.seconds)
-    measured |= {"learning_rate": run.optimizer.learning_rate, "seconds": run.seconds}
+    measured |= {"learning_rate": run.learning_rate, "seconds": run.seconds}
     if run.callbacks:  # so that a callback that raises costs nothing
         _save(run, guard, file)
     for callback in run.callbacks:
@@ -287,6 +294,7 @@ def _end_epoch(run, validation, batch_size, guard, progress, file):
     run.finished = run.model.stop_training
     run.begin_epoch(run.epoch + 1)
     _save(run, guard, file)
+    progress.finish(measured)  # after the file is saved: printing may be stopped
 
 
 def _save(run, guard, file):
@@ -311,8 +319,11 @@ def _check_pair(model, validation_data, loss, validation_split):
         raise InputError("fit takes validation_split or validation_data, not both")
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise InputError(f"fit needs validation_data as a pair (x, y), got {type(validation_data).__name__}")
-    x, y = validation_data[0], operations.current.to_numpy(as_labels(validation_data[1]))
-    check_set(model, x, y, loss)
+    try:
+        x, y = validation_data[0], operations.current.to_numpy(as_labels(validation_data[1]))
+        warn_of_scale(model, x, *check_set(model, x, y, loss))
+    except InputError as error:
+        raise InputError(f"validation_data: {error}") from error
     return x, y
 
 
@@ -335,20 +346,28 @@ def _check_callbacks(callbacks, loss, validates):
             )
 
 
-def _how_to_resume(run, signal, checkpoint):
-    where = f"{signal}: stopped in epoch {run.epoch + 1} after batch {run.batch}"
-    if checkpoint is None:
-        return (
-            f"{where}. The model keeps what it has learned; a run with fit(..., checkpoint=PATH) "
-            f"could be resumed where it stopped"
+def _interrupted(run, number, is_done, checkpoint):
+    """The exception for a run that a signal ended."""
+    if is_done:
+        where = "the training is complete"
+    else:
+        where = f"the training was stopped in epoch {run.epoch + 1} after batch {run.batch}"
+    if checkpoint is not None:
+        resume = f"fit(..., checkpoint={quoted(checkpoint, 1000)}, resume=True)"
+        how = f"and saved. To resume it: {resume}"
+    elif is_done:
+        how = "and the model is ready to be used"
+    else:
+        how = (
+            "and the model has learned that much. A run with fit(..., checkpoint=PATH) can be resumed where it stopped"
         )
-    return f"{where} and saved. Resume with fit(..., checkpoint={str(checkpoint)!r}, resume=True)"
+    return TrainingInterrupted(f"{number.name}: {where} {how}", run.history, number)
 
 
 def evaluate(model, x, y, loss, batch_size=512):
     """The mean loss and the accuracy (None for a regression) of a model on a set."""
     y = operations.current.to_numpy(as_labels(y))
-    check_set(model, x, y, loss)
+    warn_of_scale(model, x, *check_set(model, x, y, loss))
     return _measure(model, x, y, loss, check_integer(batch_size, "batch_size", "evaluate"))
 
 
@@ -359,45 +378,10 @@ def _measure(model, x, y, loss, batch_size):
     for rows, images in zip(batches, current.batches(x, batches), strict=True):
         outputs, _ = model.forward(images)
         labels = current.array(y[rows])
-        value, _ = loss.compute(outputs, labels)
+        value, _ = loss.compute_checked(outputs, labels)
         total_loss = total_loss + value.astype("float64") * len(labels)
         if loss.is_classification:
             n_correct = n_correct + correct(outputs, labels)
     return operations.to_float(total_loss) / len(y), operations.to_float(n_correct) / len(
         y
     ) if loss.is_classification else None
-
-
-def check_set(model, x, y, loss):
-    """Refuse images and labels that cannot be right, before any work is done.
-
-    Raises:
-        InputError: an empty set, lengths that differ, a wrong shape or dtype, numbers that are not finite, or
-            labels that do not belong to the model's outputs; something that is not a loss, or does not suit the model.
-    """
-    if not isinstance(loss, Loss):
-        raise InputError(f"the loss must be one such as minicnn.SoftmaxCrossEntropy(), got {loss!r}")
-    if model.ends_in_softmax and not loss.from_logits:
-        raise InputError(
-            f"{type(loss).__name__} compares the model's outputs, and a closing Softmax is left out in training: "
-            f"use SoftmaxCrossEntropy, or a model without the Softmax"
-        )
-    check_images(model, x)
-    if len(x) != len(y):
-        raise InputError(f"{len(x)} images and {len(y)} labels: there must be one label for each image")
-    loss.check(y, (len(y), *model.shapes[-1]))
-
-
-def check_images(model, x):
-    """Refuse images that a model cannot take, or that are not finite numbers."""
-    check_array(x, "the model")
-    if len(x) == 0:
-        raise InputError("the data set is empty: it has no images")
-    model.check_batch(x)
-    model.prepare(x[:1])  # builds a model whose shape is taken from the first batch
-    if x.dtype.kind == "f":
-        for start in range(0, len(x), 4096):  # in pieces, to save memory
-            piece = operations.current.to_numpy(x[start : start + 4096])
-            if not np.isfinite(piece).all():
-                index = start + int(np.argwhere(~np.isfinite(piece))[0, 0])
-                raise InputError(f"image {index} holds NaN or infinity: clean the data first")

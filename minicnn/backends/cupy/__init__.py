@@ -9,6 +9,8 @@ optimizers; `convolution.py` and `pooling.py` for the images; `transfer.py` for 
 for a training step as one CUDA graph. All functions get the array module, CuPy, as the argument `xp`.
 """
 
+import itertools
+
 import numpy as np
 
 from minicnn.backends.cupy import convolution, gradients, pooling, transfer, updates
@@ -142,7 +144,7 @@ class CupyOperations(Operations):
 
     def _announced(self, layers):
         """Yield the layers; while one is computed, `add_bias` knows whether an activation follows."""
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        for layer, following in itertools.zip_longest(layers, layers[1:]):
             self._bias_is_left = (
                 _adds_bias(following) and type(layer) in (Conv2D, Dense) and "forward" not in vars(layer)
             )
@@ -187,6 +189,7 @@ def _adds_bias(layer):
         and type(layer).forward is Activation.forward
         and "forward" not in vars(layer)
         and not layer.gradient_needs_input  # x would be without the bias
+        and not layer.constants  # the first formula of a kernel takes all arguments, and that is the sum with the bias
     )
 
 

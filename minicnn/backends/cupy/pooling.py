@@ -9,7 +9,7 @@ import numpy as np
 
 from minicnn.backends.cupy.fusion import fuse_elementwise
 from minicnn.backends.cupy.layout import batch_first, batch_last
-from minicnn.backends.numpy.pooling import accumulate, pixel_weight, unpad
+from minicnn.backends.numpy.pooling import accumulate, first_tap, pixel_weight, unpad
 from minicnn.core.im2col import pad
 
 
@@ -21,6 +21,9 @@ def max_pool(xp, x, window):
     (_, _, rows, cols), *taps = window.taps(OH, OW)
     y = image[:, rows, cols].copy()  # (C, OH, OW, N)
     winner = xp.zeros(y.shape, dtype="uint8" if len(taps) < 256 else "int32")
+    first = first_tap(xp, window, H, W, winner.dtype)
+    if first is not None:  # one kernel less
+        winner += first
     for tap, (_, _, rows, cols) in enumerate(taps, start=1):
         fuse_elementwise(xp, (_compare,), y, winner, image[:, rows, cols], winner.dtype.type(tap))
     padded_shape = image.shape
@@ -37,8 +40,8 @@ def max_pool(xp, x, window):
 
 
 def _compare(largest, winner, candidate, tap):
-    """Where the candidate is larger, it is the largest so far, and its tap is the winner."""
-    np.maximum(winner, (candidate > largest) * tap, out=winner)
+    """Where the candidate is larger, or the first NaN, it is the largest so far, and its tap is the winner."""
+    np.maximum(winner, ((largest == largest) & ~(candidate <= largest)) * tap, out=winner)
     np.maximum(largest, candidate, out=largest)
 
 
@@ -55,8 +58,7 @@ def average_pool(xp, x, window, count_padding):
     OH, OW = window.output_shape(H, W)
     image = batch_last(pad(x, window.pads(H, W)))  # (C, HP, WP, N)
     (_, _, rows, cols), *taps = window.taps(OH, OW)
-    weight = pixel_weight(window, H, W, count_padding, x.dtype)
-    weight = xp.asarray(weight) if isinstance(weight, np.ndarray) else weight
+    weight = pixel_weight(xp, window, H, W, count_padding, x.dtype)
     y = image[:, rows, cols].copy()  # (C, OH, OW, N)
     for _, _, rows, cols in taps:
         y += image[:, rows, cols]

@@ -6,14 +6,14 @@ that results is one launch. So whatever changes from step to step must be at a f
 and the optimizer's numbers, such as the learning rate.
 
 Only steps of the library's own layers, losses and optimizers are recorded, because a layer of the user's own may do
-something in Python that a graph would not repeat. Dropout is such a layer: its masks would be the same in every step.
+something in Python that a graph would not repeat. Nor are layers with a state, which Python changes from step to step:
+Dropout's masks would be the same in every step, and BatchNorm's running mean would stay.
 """
 
-import warnings
-
+from minicnn import console
 from minicnn.backends.cupy.cublas import find_cublas
 from minicnn.backends.cupy.updates import numbers_of
-from minicnn.core.layers import LAYERS, Dropout
+from minicnn.core.layers import LAYERS, BatchNorm, Branches, Dropout, Residual
 from minicnn.core.losses import MeanSquaredError, SoftmaxCrossEntropy
 from minicnn.core.operations import Operations
 from minicnn.core.optimizers import SGD, Adam
@@ -22,13 +22,14 @@ from minicnn.core.sequential import Sequential
 
 
 def can_record(xp, model, loss, optimizer):
-    """Whether steps of these can be recorded: everything is the library's own, without Dropout, and cuBLAS is there."""
+    """Whether these can be recorded: all layers are `RECORDABLE`, the rest is the library's own, cuBLAS is there."""
     return (
         find_cublas(xp) is not None
         and type(model).forward is Sequential.forward
         and type(model).prepare is Sequential.prepare
         and all(map(_is_recordable, _layers(model)))
         and type(loss) in (SoftmaxCrossEntropy, MeanSquaredError)
+        and getattr(loss, "class_weights", None) is None  # which are copied from the host in every step
         and type(optimizer) in (SGD, Adam)
     )
 
@@ -42,8 +43,12 @@ def _layers(model):
     return layers
 
 
+#: Layers without a state, and without layers inside.
+RECORDABLE = set(LAYERS.values()) - {BatchNorm, Branches, Dropout, Residual}
+
+
 def _is_recordable(layer):
-    return type(layer) in LAYERS.values() and type(layer) is not Dropout and "forward" not in vars(layer)
+    return type(layer) in RECORDABLE and "forward" not in vars(layer)
 
 
 class _NoChecks:
@@ -149,7 +154,7 @@ class RecordedStep:
         try:
             self.graph, self.result = self._in_own_stream(self._capture)
         except Exception as error:  # of CuPy's, which cannot be named without it
-            warnings.warn(f"the training step cannot be recorded and continues kernel by kernel: {error}", stacklevel=4)
+            console.warn(f"the training step cannot be recorded and continues kernel by kernel: {error}")
             self.failed = True
             for parameter, t in zip(trained, taken, strict=True):
                 self.optimizer.memories[parameter]["t"] = t

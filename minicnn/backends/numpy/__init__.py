@@ -39,6 +39,7 @@ class NumpyOperations(Operations):
         self._plans = {}  # what `_segments` returned, by the layers' ids, the shape and the mode
 
     def batch(self, x, dtype):
+        x = np.asarray(x)  # no subclass, in which `*` or an overflow may mean something else
         x_last = batch_last(x)
         if x.dtype == dtype and x_last.flags.c_contiguous:
             return x

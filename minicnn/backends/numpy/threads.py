@@ -8,6 +8,9 @@ BLAS's own threads.
 
 Which core computes a chunk never changes a result: the same settings give the
 same bits every time.
+
+All of this works in any thread of the process, in several at a time, and in a
+forked child, which starts threads of its own.
 """
 
 import contextlib
@@ -20,9 +23,12 @@ import queue
 import sys
 import threading
 
+from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
 
-_current = threading.local()  # .chunk: the index of the chunk that this thread computes, while it computes one
+_current = threading.local()  # what this thread does:
+# .chunk, the index of the chunk that it computes, and .deferred, what is appended after all chunks, or None;
+# .depth, in how many blocks of `single_threaded_blas` it is, and .before, BLAS's own settings for this thread
 
 
 def thread_count():
@@ -34,8 +40,8 @@ def thread_count():
 def _thread_count(setting):
     if not setting:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not setting.isdigit() or int(setting) < 1:
-        raise InputError(f"MINICNN_THREADS needs an integer of at least 1, got {setting!r}")
+    if not setting.isdecimal() or int(setting) < 1:
+        raise InputError(f"MINICNN_THREADS needs an integer of at least 1, got {quoted(setting)}")
     return int(setting)
 
 
@@ -74,6 +80,7 @@ def parallel_map(function, arguments):
     chunks = iter(list(enumerate(arguments)))
     results, deferred, errors = [None] * len(arguments), [[] for _ in arguments], []
 
+    @single_threaded_blas()
     def work():
         for chunk, argument in chunks:  # one iterator for all threads: each chunk is taken once
             _current.chunk, _current.deferred = chunk, deferred[chunk]
@@ -87,12 +94,15 @@ def parallel_map(function, arguments):
     helpers = min(thread_count(), len(arguments)) - 1
     ended = queue.SimpleQueue()
     with single_threaded_blas():
-        for _ in range(helpers):
-            task = functools.partial(contextvars.copy_context().run, work)  # np.errstate holds there, too
-            _tasks().put((task, ended))
-        work()
-        for _ in range(helpers):
-            ended.get()
+        begun = 0
+        try:
+            for _ in range(helpers):
+                task = functools.partial(contextvars.copy_context().run, work)  # np.errstate holds there, too
+                _tasks().put((task, ended))
+                begun += 1
+            work()
+        finally:  # whatever happens, no helper is left at work on these arrays
+            errors += filter(None, [ended.get() for _ in range(begun)])
     if errors:
         raise errors[0]
     for items in deferred:
@@ -119,29 +129,72 @@ class single_threaded_blas(contextlib.ContextDecorator):  # noqa: N801, used lik
     BLAS's own threads, once used, go on spinning for some milliseconds and take the cores from ours: with them
     a step of conv_pool at batch 32 took 65 ms instead of 43. And they wait for each other at every product, which
     on a machine with other work to do takes long: a step of LeNet-5 at batch 32 beside two busy processes took
-    64 ms with them and 3 ms without. The setting is that of the process, so the outermost block restores it.
+    64 ms with them and 3 ms without.
+
+    The setting usually is that of the process: the first thread that enters a block makes it, and the last one that
+    leaves restores it. A BLAS built on OpenMP has one for each thread, which each thread makes and restores.
     """
 
-    _lock = threading.Lock()
-    _depth = 0
-    _before = ()
+    lock = threading.RLock()
+    _threads = 0  # that are in a block
+    _before = ()  # (library, its number of threads) before the first of them
 
     def __enter__(self):
+        _current.depth = getattr(_current, "depth", 0) + 1
+        if _current.depth > 1:
+            return
         cls = single_threaded_blas
-        with cls._lock:
-            cls._depth += 1
-            if cls._depth == 1:
-                cls._before = [(library, library.get_num_threads()) for library in _blas()]
-                for library, _ in cls._before:
-                    library.set_num_threads(1)
+        with cls.lock:
+            cls._threads += 1
+            if cls._threads == 1:
+                cls._before = _limit_blas(library for library in _blas() if not _is_per_thread(library))
+        _current.before = _limit_blas(library for library in _blas() if _is_per_thread(library))
 
     def __exit__(self, *_):
+        _current.depth -= 1
+        if _current.depth:
+            return
         cls = single_threaded_blas
-        with cls._lock:
-            cls._depth -= 1
-            if cls._depth == 0:
-                for library, count in cls._before:
-                    library.set_num_threads(count)
+        with cls.lock:
+            cls._threads -= 1
+            if cls._threads == 0:
+                _restore_blas(cls._before)
+                cls._before = ()
+        _restore_blas(_current.before)
+
+    @classmethod
+    def forget_other_threads(cls):
+        """In a forked child: none but this thread can be in a block."""
+        cls._threads = min(1, getattr(_current, "depth", 0))
+        if not cls._threads:
+            _restore_blas(cls._before)
+            cls._before = ()
+
+
+def _is_per_thread(library):
+    """Whether each thread of the process has its own setting of this BLAS."""
+    return getattr(library, "threading_layer", None) == "openmp"
+
+
+def _limit_blas(libraries):
+    """Set BLAS libraries to one thread, and return what `_restore_blas` needs."""
+    before = [(library, library.get_num_threads()) for library in libraries]
+    _restore_blas((library, 1) for library, _ in before)
+    return before
+
+
+def _restore_blas(settings):
+    """Set the numbers of threads of BLAS libraries.
+
+    From threadpoolctl 3.8 on, the first thread that sets the number of OpenBLAS's threads is the only one that can: the
+    calls of all others do nothing, and say nothing. So `fit` outside the main thread took five times the processor
+    time. Here all threads agree on the setting, so each takes over the control and gives it up again.
+    """
+    for library, count in settings:
+        clear = getattr(library, "clear_controlling_thread", lambda **_: None)
+        clear(force=True)
+        library.set_num_threads(count)
+        clear()
 
 
 def current_chunk():
@@ -157,9 +210,14 @@ def _tasks():
     def serve():
         while True:
             work, ended = tasks.get()
-            work()
+            failure = None
+            try:
+                work()
+            except BaseException as error:  # such as a MemoryError outside the chunks; who waits must not wait for ever
+                failure = error
             del work  # so that its arrays are free before the next task
-            ended.put(True)
+            ended.put(failure)
+            del failure
 
     for number in range(1, thread_count()):
         threading.Thread(target=serve, name=f"minicnn-{number}", daemon=True).start()
@@ -172,6 +230,22 @@ def _blas():
     import threadpoolctl  # here, so that `import minicnn` needs NumPy alone
 
     return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+def _after_fork_in_child():
+    """Forget the threads of the parent: in the child only the one that forked exists."""
+    _tasks.cache_clear()
+    _current.chunk = _current.deferred = None  # nobody waits for the end of this chunk
+    single_threaded_blas.forget_other_threads()
+    single_threaded_blas.lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=single_threaded_blas.lock.acquire,  # so that no other thread holds it in the child
+        after_in_parent=single_threaded_blas.lock.release,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def blas_libraries():

@@ -6,6 +6,7 @@ Each treats every number separately (Softmax every row) and has no parameters.
 import numpy as np
 
 from minicnn.core import operations
+from minicnn.core.checks import check_number
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
 
@@ -14,7 +15,8 @@ class Activation(Layer):
     """A function of every number separately, and its derivative. A subclass has the two formulas, as static methods.
 
     The formulas use nothing but their arguments and NumPy's functions, called as `np.name`: a backend may
-    compile them.
+    compile them. A number that differs from layer to layer, such as a slope, is one of the `constants`, which both
+    formulas receive after their arrays.
 
     >>> import numpy as np
     >>> class Exponential(Activation):
@@ -35,24 +37,27 @@ class Activation(Layer):
     #: Whether `gradient` reads x; where it does not, x need not be kept until the backward pass.
     gradient_needs_input = True
 
+    #: The last arguments of both formulas: numbers, the same ones for every x.
+    constants = ()
+
     @staticmethod
-    def value(x):
+    def value(x, *constants):
         """`y` for each number of `x`."""
         raise NotImplementedError("an Activation needs a static method value(x)")
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy, x, y, *constants):
         """`dx`, from the gradient `dy` of the loss with respect to `y`, the input `x` and the output `y`."""
         raise NotImplementedError("an Activation needs a static method gradient(dy, x, y)")
 
     def forward(self, x, training=False):
         self.check_input(x)
-        y = operations.current.elementwise(self.value, x)
+        y = operations.current.elementwise(self.value, x, *self.constants)
         if not self.gradient_needs_input:
             x = y  # in its place, so that its memory is free
 
         def backward(dy):
-            return operations.current.elementwise(self.gradient, dy, x, y)
+            return operations.current.elementwise(self.gradient, dy, x, y, *self.constants)
 
         return y, backward
 
@@ -81,6 +86,169 @@ class ReLU(Activation):
     @staticmethod
     def gradient(dy, x, y):
         return dy * (y > 0)
+
+
+class LeakyReLU(Activation):
+    """ReLU with a small slope where the input is negative, so that no unit is inactive for good.
+
+        y = x where x > 0, else negative_slope * x;    dx = dy where x > 0, else negative_slope * dy
+
+    Of any shape. At x = 0 there is no derivative; the layer uses the slope of the negative numbers.
+
+    Args:
+        negative_slope: at least 0; 0.01 as in the paper and in PyTorch (Keras has 0.3).
+
+    Raises:
+        InputError: a slope below 0, or not an array of floating point numbers.
+
+    >>> import numpy as np
+    >>> LeakyReLU(0.1)(np.array([[-1.0, 2.0]]))
+    array([[-0.1,  2. ]])
+
+    Source: Maas, Hannun & Ng, "Rectifier nonlinearities improve neural network acoustic models", 2013.
+    """
+
+    gradient_needs_input = False  # y has the sign of x, because the slope is not negative
+
+    def __init__(self, negative_slope=0.01):
+        self.negative_slope = check_number(negative_slope, "negative_slope", "LeakyReLU")
+
+    @property
+    def constants(self):
+        return (self.negative_slope,)
+
+    @staticmethod
+    def value(x, slope):
+        return np.maximum(x, 0) + np.minimum(x, 0) * slope
+
+    @staticmethod
+    def gradient(dy, x, y, slope):
+        return dy * (y > 0) + dy * slope * (y <= 0)
+
+
+class ELU(Activation):
+    """The exponential linear unit: a ReLU that bends smoothly to `-alpha`, so that its mean is nearer to zero.
+
+        y = x where x > 0, else alpha * (exp(x) - 1);    dx = dy where x > 0, else dy * (y + alpha)
+
+    Of any shape. With alpha = 1 the derivative is continuous at x = 0.
+
+    Args:
+        alpha: at least 0.
+
+    Raises:
+        InputError: an alpha below 0, or not an array of floating point numbers.
+
+    >>> import numpy as np
+    >>> ELU()(np.array([[-1000.0, 0.0, 2.0]]))
+    array([[-1.,  0.,  2.]])
+
+    Source: Clevert, Unterthiner & Hochreiter, "Fast and accurate deep network learning by exponential linear units
+    (ELUs)", 2016.
+    """
+
+    gradient_needs_input = False
+
+    def __init__(self, alpha=1.0):
+        self.alpha = check_number(alpha, "alpha", "ELU")
+
+    @property
+    def constants(self):
+        return (self.alpha,)
+
+    @staticmethod
+    def value(x, alpha):
+        return np.maximum(x, 0) + np.expm1(np.minimum(x, 0)) * alpha
+
+    @staticmethod
+    def gradient(dy, x, y, alpha):
+        return dy * (y > 0) + dy * (np.minimum(y, 0) + alpha) * (y <= 0)
+
+
+class GELU(Activation):
+    """The Gaussian error linear unit, `x * P(Z <= x)` for a normal Z, by the usual formula with tanh.
+
+        y = x * s,    s = (1 + tanh(u)) / 2,    u = sqrt(2 / pi) * (x + 0.044715 * x**3)
+        dx = dy * (s + 2 * x * s * (1 - s) * u'),    u' = sqrt(2 / pi) * (1 + 3 * 0.044715 * x**2)
+
+    Of any shape. It is PyTorch's `GELU(approximate="tanh")` and Keras's `gelu(approximate=True)`. The exact form
+    needs the error function, which NumPy does not have; the two differ by less than 0.0005.
+
+    Raises:
+        InputError: not an array of floating point numbers.
+
+    >>> import numpy as np
+    >>> GELU()(np.array([[-1.0, 0.0, 1.0]])).round(4)
+    array([[-0.1588,  0.    ,  0.8412]])
+
+    Source: Hendrycks & Gimpel, "Gaussian error linear units (GELUs)", 2016.
+    """
+
+    @staticmethod
+    def value(x):
+        u = (x + x * x * x * 0.044715) * 0.7978845608028654  # sqrt(2 / pi)
+        return x * ((np.tanh(u) + 1) * 0.5)
+
+    @staticmethod
+    def gradient(dy, x, y):
+        u = (x + x * x * x * 0.044715) * 0.7978845608028654
+        s = (np.tanh(u) + 1) * 0.5
+        return dy * (s + x * s * (1 - s) * (x * x * 0.134145 + 1) * 1.5957691216057308)  # 2 * sqrt(2 / pi)
+
+
+class SiLU(Activation):
+    """The sigmoid linear unit, also called swish: a smooth curve near ReLU that dips below zero.
+
+        y = x * s,    s = 1 / (1 + exp(-x));    dx = dy * s * (1 + x * (1 - s))
+
+    Of any shape.
+
+    Raises:
+        InputError: not an array of floating point numbers.
+
+    >>> import numpy as np
+    >>> SiLU()(np.array([[-1000.0, 0.0, 1.0]])).round(4)
+    array([[-0.    ,  0.    ,  0.7311]])
+
+    Source: Elfwing, Uchibe & Doya, "Sigmoid-weighted linear units for neural network function approximation in
+    reinforcement learning", 2018; as swish: Ramachandran, Zoph & Le, "Searching for activation functions", 2017.
+    """
+
+    @staticmethod
+    def value(x):
+        return x * ((np.tanh(x * 0.5) + 1) * 0.5)
+
+    @staticmethod
+    def gradient(dy, x, y):
+        s = (np.tanh(x * 0.5) + 1) * 0.5
+        return dy * s * (x * (1 - s) + 1)
+
+
+class Hardswish(Activation):
+    """SiLU with straight lines in place of the sigmoid: as good on small networks, and needs no exponential.
+
+        y = x * min(max(x + 3, 0), 6) / 6
+        dx = dy * (0 where x <= -3,    x / 3 + 1 / 2 where -3 < x < 3,    1 where x >= 3)
+
+    Of any shape. At x = -3 and x = 3 there is no derivative; the layer uses the slopes of the straight parts outside.
+
+    Raises:
+        InputError: not an array of floating point numbers.
+
+    >>> import numpy as np
+    >>> Hardswish()(np.array([[-4.0, 0.0, 1.5, 4.0]]))
+    array([[-0.   ,  0.   ,  1.125,  4.   ]])
+
+    Source: Howard et al., "Searching for MobileNetV3", 2019.
+    """
+
+    @staticmethod
+    def value(x):
+        return x * (np.minimum(np.maximum(x + 3, 0), 6) / 6)
+
+    @staticmethod
+    def gradient(dy, x, y):
+        return dy * (x >= 3) + dy * (x / 3 + 0.5) * (x > -3) * (x < 3)
 
 
 class Tanh(Activation):

@@ -8,9 +8,10 @@ some thousand times faster.
 import numpy as np
 
 from minicnn.core import initializers, operations
-from minicnn.core.checks import check_integer
+from minicnn.core.checks import check_array, check_flag, check_integer
 from minicnn.core.errors import InputError
-from minicnn.core.layer import Layer, check_image_shape, window_output_shape
+from minicnn.core.layer import Layer
+from minicnn.core.messages import check_image_shape
 from minicnn.core.window import Window
 
 
@@ -23,18 +24,18 @@ def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilati
     With groups, filter f reads only the channels of its own group.
 
     Args:
-        x: images (N, C, H, W).
-        weight: kernels (F, C / groups, KH, KW).
+        x: images (N, C, H, W), of any dtype of numbers.
+        weight: kernels (F, C / groups, KH, KW), likewise.
         bias: (F,) or None.
         stride, padding, dilation: as in `Conv2D`.
         groups: into how many independent groups channels and filters are divided.
 
     Returns:
-        (N, F, OH, OW), of the dtype of `x`.
+        (N, F, OH, OW), of the dtype of a product of `x` and `weight`, but at least float32: integers would be cut.
 
     Raises:
-        InputError: kernels that have not the channels of a group of the images, a window that does not fit, or
-            options of an unknown form.
+        InputError: not arrays of four axes, kernels that have not the channels of a group of the images, a window that
+            does not fit, or options of an unknown form.
 
     >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
@@ -42,6 +43,12 @@ def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilati
     array([[ 8., 12.],
            [20., 24.]])
     """
+    for array in (x, weight):
+        check_array(array, "convolution_by_loops")
+        if array.ndim != 4:
+            raise InputError(f"convolution_by_loops needs arrays of four axes, got shape {array.shape}")
+    dtype = np.result_type(x.dtype, weight.dtype, np.float32)
+    x, weight = x.astype(dtype), weight.astype(dtype)
     window = Window(weight.shape[2:], stride, padding, dilation)
     N, C, H, W = x.shape
     F, group_channels, KH, KW = weight.shape
@@ -50,7 +57,7 @@ def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilati
     OH, OW = window.output_shape(H, W)
     (top, _), (left, _) = window.pads(H, W)
     (SH, SW), (DH, DW) = window.stride, window.dilation
-    y = np.zeros((N, F, OH, OW), dtype=x.dtype)
+    y = np.zeros((N, F, OH, OW), dtype=dtype)
     for n in range(N):
         for f in range(F):
             first_channel = f // (F // groups) * group_channels
@@ -89,7 +96,8 @@ class Conv2D(Layer):
         groups: into how many independent groups the channels and the filters are divided; with as many
             groups as channels the convolution is depthwise.
         use_bias: whether a learned number is added to each filter's output.
-        weight_initializer, bias_initializer: functions of `minicnn.initializers`.
+        weight_initializer, bias_initializer: functions of `minicnn.initializers`. The kernels of each group are drawn
+            by a call of their own, because their fans are those of the group.
 
     Attributes:
         weight: Parameter (F, C / groups, KH, KW), once built.
@@ -119,6 +127,7 @@ class Conv2D(Layer):
         self,
         filters,
         kernel_size,
+        *,
         stride=1,
         padding="valid",
         dilation=1,
@@ -133,10 +142,10 @@ class Conv2D(Layer):
         self.padding = padding
         self.dilation = dilation
         self.groups = check_integer(groups, "groups", "Conv2D")
-        self.use_bias = use_bias
+        self.use_bias = check_flag(use_bias, "use_bias", "Conv2D")
         self.weight_initializer = weight_initializer
         self.bias_initializer = bias_initializer
-        self.window = Window(kernel_size, stride, padding, dilation)
+        self.window = Window(kernel_size, stride, padding, dilation, owner=repr(self))
         if self.filters % self.groups:
             raise InputError(f"Conv2D cannot divide {filters} filters into {groups} groups of the same size")
         self.weight = None
@@ -148,13 +157,18 @@ class Conv2D(Layer):
             shapes["bias"] = (self.filters,)
         return shapes
 
+    def initial_value(self, name, shape, rng, dtype):
+        if name != "weight":
+            return super().initial_value(name, shape, rng, dtype)
+        return initializers.by_groups(self.weight_initializer, self.groups, shape, rng, dtype)
+
     def output_shape(self, input_shape):
         check_image_shape(self, ("N", *input_shape))
         if input_shape[0] % self.groups:
             raise InputError(
                 f"{self!r} cannot divide {input_shape[0]} channels into {self.groups} groups of the same size"
             )
-        return (self.filters, *window_output_shape(self, input_shape))
+        return (self.filters, *self.window.output_shape(*input_shape[1:]))
 
     def forward(self, x, training=False):
         self.check_parameter(self.weight, x)

@@ -3,8 +3,9 @@
 import math
 
 from minicnn.core import initializers, operations
-from minicnn.core.checks import check_integer
-from minicnn.core.layer import Layer, vector_shape_error
+from minicnn.core.checks import check_flag, check_integer
+from minicnn.core.layer import Layer
+from minicnn.core.messages import vector_shape_error
 
 
 class Flatten(Layer):
@@ -70,12 +71,13 @@ class Dense(Layer):
     def __init__(
         self,
         units,
+        *,
         use_bias=True,
         weight_initializer=initializers.glorot_uniform,
         bias_initializer=initializers.zeros,
     ):
         self.units = check_integer(units, "units", "Dense")
-        self.use_bias = use_bias
+        self.use_bias = check_flag(use_bias, "use_bias", "Dense")
         self.weight_initializer = weight_initializer
         self.bias_initializer = bias_initializer
         self.weight = None

@@ -6,8 +6,10 @@ gradient is divided equally among the pixels.
 """
 
 from minicnn.core import operations
+from minicnn.core.checks import check_flag
 from minicnn.core.errors import InputError
-from minicnn.core.layer import Layer, check_image_shape, window_output_shape
+from minicnn.core.layer import Layer
+from minicnn.core.messages import check_image_shape
 from minicnn.core.window import Window
 
 
@@ -16,11 +18,11 @@ class Pooling2D(Layer):
 
     independent_samples = True
 
-    def __init__(self, pool_size=2, stride=None, padding="valid"):
+    def __init__(self, pool_size=2, *, stride=None, padding="valid"):
         self.pool_size = pool_size
         self.stride = stride
         self.padding = padding
-        self.window = Window(pool_size, pool_size if stride is None else stride, padding)
+        self.window = Window(pool_size, pool_size if stride is None else stride, padding, owner=repr(self))
         if self.window.padding != "same":  # which never reaches the window's size
             for name, pads, size in zip(("height", "width"), self.window.padding, self.window.kernel_size, strict=True):
                 if max(pads) >= size:
@@ -31,7 +33,7 @@ class Pooling2D(Layer):
 
     def output_shape(self, input_shape):
         check_image_shape(self, ("N", *input_shape))
-        return (input_shape[0], *window_output_shape(self, input_shape))
+        return (input_shape[0], *self.window.output_shape(*input_shape[1:]))
 
     def forward(self, x, training=False):
         self.check_input(x, ndim=4)
@@ -98,9 +100,9 @@ class AvgPool2D(Pooling2D):
     factor and bias for each channel, left out here as in every later use).
     """
 
-    def __init__(self, pool_size=2, stride=None, padding="valid", count_include_pad=False):
-        super().__init__(pool_size, stride, padding)
-        self.count_include_pad = count_include_pad
+    def __init__(self, pool_size=2, *, stride=None, padding="valid", count_include_pad=False):
+        self.count_include_pad = check_flag(count_include_pad, "count_include_pad", "AvgPool2D")
+        super().__init__(pool_size, stride=stride, padding=padding)
 
     def pool(self, x):
         return operations.current.average_pool(x, self.window, self.count_include_pad)
@@ -132,6 +134,40 @@ class GlobalAvgPool2D(Layer):
     def forward(self, x, training=False):
         self.check_input(x, ndim=4)
         y, to_input = operations.current.average_pool(x, Window(x.shape[2:]))  # (N, C, 1, 1)
+
+        def backward(dy):
+            return to_input(dy.reshape(*dy.shape, 1, 1))
+
+        return y.reshape(y.shape[:2]), backward
+
+
+class GlobalMaxPool2D(Layer):
+    """The largest pixel of each channel: (N, C, H, W) to (N, C).
+
+        y[n, c] = max over h, w of x[n, c, h, w]
+
+    It is max pooling with one window as large as the image: the gradient goes to the largest pixel, and to the first
+    of several that are equally large.
+
+    Raises:
+        InputError: not a batch of images (N, C, H, W).
+
+    >>> import numpy as np
+    >>> GlobalMaxPool2D()(np.arange(8.0).reshape(1, 2, 2, 2))
+    array([[3., 7.]])
+
+    Source: Oquab et al., "Is object localization for free?", 2015.
+    """
+
+    independent_samples = True
+
+    def output_shape(self, input_shape):
+        check_image_shape(self, ("N", *input_shape))
+        return (input_shape[0],)
+
+    def forward(self, x, training=False):
+        self.check_input(x, ndim=4)
+        y, to_input = operations.current.max_pool(x, Window(x.shape[2:]))  # (N, C, 1, 1)
 
         def backward(dy):
             return to_input(dy.reshape(*dy.shape, 1, 1))

@@ -6,11 +6,10 @@ any browser, without a server or the internet.
 """
 
 import base64
-import html
-import json
 import pathlib
 
 from minicnn.inspect.explain.collect import collect
+from minicnn.markup import Markup, fill, script_data
 from minicnn.storage.files import atomic_write
 
 _HERE = pathlib.Path(__file__).parent
@@ -33,12 +32,12 @@ class Explanation:
 
     def html(self):
         """The page as a text."""
-        data = json.dumps(self.data, default=_pack).replace("</", "<\\/")
-        page = _read("page.html").replace("/*CSS*/", _read("page.css"))
-        return (
-            page.replace("/*PAGE*/", _read("page.js"))
-            .replace("/*DRAWING*/", _read("drawing.js"))
-            .replace("/*DATA*/", data)
+        return fill(
+            _read("page.html"),
+            css=_read("page.css"),
+            data=script_data(self.data, default=_pack),
+            page=_read("page.js"),
+            drawing=_read("drawing.js"),
         )
 
     def save(self, path):
@@ -51,11 +50,11 @@ class Explanation:
             file.write(self.html().encode("utf-8"))
 
     def _repr_html_(self):
-        frame = f'srcdoc="{html.escape(self.html(), quote=True)}" style="width:100%;height:720px;border:0"'
-        return f'<iframe title="minicnn explains" {frame}></iframe>'
+        frame = '<iframe title="minicnn explains" srcdoc="{{page}}" style="width:100%;height:720px;border:0"></iframe>'
+        return fill(frame, page=str(self.html()))
 
 
-def explain(model, image, label=None, names=None, training=False):
+def explain(model, image, label=None, names=None, training=False, invert=False):
     """A page that shows one image in a network: every number of its forward and its backward pass.
 
     The model is left as it was: no gradients stay, and states such as Dropout's step are restored.
@@ -63,10 +62,12 @@ def explain(model, image, label=None, names=None, training=False):
     Args:
         model: a built `Sequential` that takes images (C, H, W) and ends in class scores (softmax or logits).
         image: one image, (C, H, W) or (H, W): floating point in the model's range, or uint8. Or the path of a
-            picture (PNG, JPEG, ...) of any size, which is converted to grey or colour and fitted to the model's input.
+            picture (PNG, JPEG, ...) of any size, which is converted to grey or colour and fitted to the model's input;
+            transparency, 16 bits and the camera's orientation are read as for training data.
         label: the right class, from 0; None for the predicted class.
         names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
         training: whether the layers compute as in training, where Dropout drops.
+        invert: True for the path of a picture of dark letters on a light ground, if the model learned light on dark.
 
     Returns:
         an `Explanation`, with `save(path)`; a notebook displays it.
@@ -81,11 +82,11 @@ def explain(model, image, label=None, names=None, training=False):
     >>> page.html()[:15]
     '<!doctype html>'
     """
-    return Explanation(collect(model, image, label, names, training))
+    return Explanation(collect(model, image, label, names, training, invert))
 
 
 def _read(name):
-    return (_HERE / name).read_text(encoding="utf-8")
+    return Markup((_HERE / name).read_text(encoding="utf-8"))
 
 
 def _pack(value):

@@ -13,13 +13,14 @@ outputs, weighted by the gradients that arrive there, are compared.
 import contextlib
 import itertools
 import math
-import pathlib
+import os
 import time
 
 import numpy as np
 
 from minicnn.backends import to_device, to_numpy
-from minicnn.core.errors import FileError, InputError
+from minicnn.core.checks import quoted
+from minicnn.core.errors import InputError
 from minicnn.core.im2col import Window
 from minicnn.core.layers import (
     LAYERS,
@@ -31,9 +32,13 @@ from minicnn.core.layers import (
     Flatten,
     GlobalAvgPool2D,
     MaxPool2D,
+    ReLU,
+    Sigmoid,
     Softmax,
+    Tanh,
 )
 from minicnn.core.losses import SoftmaxCrossEntropy
+from minicnn.datasets.images import read_image
 from minicnn.inspect.summary import count_parameters
 from minicnn.storage.models import states_restored
 
@@ -42,7 +47,8 @@ NUMERICAL_SECONDS = 1.5  # for the numerical gradients of an array, at most
 STEP = 1e-4  # of the central differences
 TOGETHER = 64  # changed kernels in one convolution
 DRAWN_PARAMETERS = 500_000  # of a network that the page computes for a drawn image: the page holds all of them
-DRAWN_LAYERS = set(LAYERS.values()) - {Softmax}  # that the page can compute
+#: The layers that the page can compute for a drawn image.
+DRAWN_LAYERS = {Conv2D, MaxPool2D, AvgPool2D, GlobalAvgPool2D, Dense, Flatten, ReLU, Tanh, Sigmoid, Dropout}
 
 #: The page's view for each kind of layer; any other layer has the generic view.
 VIEWS = {
@@ -57,9 +63,9 @@ VIEWS = {
 }
 
 
-def collect(model, image, label=None, names=None, training=False):
+def collect(model, image, label=None, names=None, training=False, invert=False):
     """The page's data; the arguments are those of `minicnn.explain`."""
-    x = one_image(model, image)
+    x = one_image(model, image, invert=invert)
     check_label(model, label)
     names = class_names(model.shapes[-1][0], names)
     with gradients_cleared(model), states_restored(model):
@@ -113,7 +119,7 @@ def check_label(model, label, caller="explain"):
         raise InputError(f"{caller} needs a model that ends in class scores (K,), got {model.shapes[-1]}")
     (classes,) = model.shapes[-1]
     if label is not None and not (hasattr(label, "__index__") and 0 <= label < classes):
-        raise InputError(f"{caller} needs a label from 0 to {classes - 1}, got {label!r}")
+        raise InputError(f"{caller} needs a label from 0 to {classes - 1}, got {quoted(label)}")
 
 
 @contextlib.contextmanager
@@ -133,12 +139,14 @@ def gradients_cleared(model):
             parameter.clear_gradient()
 
 
-def one_image(model, image, caller="explain"):
+def one_image(model, image, caller="explain", invert=False):
     """An image, or the path of a picture, as the batch of one that the model's layers take."""
     if model.input_shape is None or len(model.input_shape) != 3:
         raise InputError(f"{caller} needs a model built for images (C, H, W), got input shape {model.input_shape}")
-    if isinstance(image, (str, pathlib.Path)):
-        image = _read(image, model.input_shape)
+    if isinstance(image, (str, os.PathLike)):
+        image = _read(image, model.input_shape, invert)
+    elif invert:
+        raise InputError(f"{caller} inverts only the path of a picture: pass an array as the model takes it")
     image = np.asarray(to_numpy(image))
     if image.ndim == 2 and model.input_shape[0] == 1:
         image = image[None]
@@ -149,23 +157,16 @@ def one_image(model, image, caller="explain"):
     return model.prepare(image[None])
 
 
-def _read(path, shape):
+def _read(path, shape, invert):
     """A picture of any size as uint8 (C, H, W), fitted into the input with its proportions kept."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     C, H, W = shape
     if C not in (1, 3):
         raise InputError(f"a picture has one channel or three, the model takes {C}: pass an array")
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > 50_000_000:
-                raise FileError(f"{path} has {picture.width} x {picture.height} pixels: too many")
-            small = ImageOps.pad(picture.convert("L" if C == 1 else "RGB"), (W, H), Image.Resampling.LANCZOS)
-            return np.asarray(small).reshape(H, W, C).transpose(2, 0, 1)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"{path} is not a picture that can be read: {error}") from error
+    picture = Image.fromarray(read_image(path, invert=invert, mode="L" if C == 1 else "RGB"))
+    small = ImageOps.pad(picture, (W, H), Image.Resampling.LANCZOS)
+    return np.asarray(small).reshape(H, W, C).transpose(2, 0, 1)
 
 
 def _array(x):
@@ -297,7 +298,15 @@ def _numerical(layer, x, dy):
 def _convolve(layer, x, weight, groups):
     """The output of `layer` for these images with these kernels; without bias, which cancels in a difference."""
     window = layer.window
-    trial = Conv2D(len(weight), window.kernel_size, window.stride, window.padding, window.dilation, groups, False)
+    trial = Conv2D(
+        len(weight),
+        window.kernel_size,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        groups=groups,
+        use_bias=False,
+    )
     trial.build(x.shape[1:], dtype="float64")
     trial.weight.value = to_device(weight)
     return to_numpy(trial(to_device(x)))

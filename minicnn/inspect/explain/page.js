@@ -9,11 +9,13 @@ const data = JSON.parse(document.getElementById("data").textContent, (_, value) 
 const layers = data.layers;
 layers.forEach((layer, i) => (layer.x = i ? layers[i - 1].y : data.input));
 const END = layers.length; // the index of softmax and loss, after the last layer
-const state = { layer: 0, backward: false, selections: {} };
+const state = { layer: 0, backward: false, selections: new Map() };
 const $ = (id) => document.getElementById(id);
 
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
+const make = (tag, ...rest) => filled(document.createElement(tag), ...rest);
+const makeSvg = (tag, ...rest) => filled(document.createElementNS("http://www.w3.org/2000/svg", tag), ...rest);
+/* An element with attributes and children. A text is a child or an attribute, never markup. */
+function filled(element, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) element.setAttribute(name, value);
@@ -75,11 +77,9 @@ function map(title, height, width, values, { scale, grey = false, size = 172, mo
   paint(canvas, height, width, (i) => values[i], scale ?? largest(values), grey);
   const step = Math.max(1, Math.floor(size / Math.max(height, width)));
   canvas.style.width = step * width + "px"; canvas.style.height = step * height + "px";
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("width", step * width); svg.setAttribute("height", step * height);
+  const svg = makeSvg("svg", { width: step * width, height: step * height });
   const frame = ([r, c, h, w], wide) => {
-    const box = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    for (const [name, value] of Object.entries({ x: c * step, y: r * step, width: w * step, height: h * step, fill: "none", "stroke-width": wide ? 2.5 : 1.5 })) box.setAttribute(name, value);
+    const box = makeSvg("rect", { x: c * step, y: r * step, width: w * step, height: h * step, fill: "none", "stroke-width": wide ? 2.5 : 1.5 });
     box.style.stroke = "var(--accent)"; if (!wide) box.style.strokeDasharray = "4 3";
     svg.append(box);
   };
@@ -150,8 +150,9 @@ const equation = (...parts) => make("div", { class: "equation" }, ...parts);
 /* What is selected in a layer: filter f, channel c, output position (r, s), pixel (h, w), tap of the window. */
 function selection(layer) {
   const key = layer.name ?? "loss";
-  if (!state.selections[key]) {
-    const p = (state.selections[key] = { f: 0, c: 0, r: 0, s: 0, h: 0, w: 0, tap: [0, 0] });
+  if (!state.selections.has(key)) {
+    const p = { f: 0, c: 0, r: 0, s: 0, h: 0, w: 0, tap: [0, 0] };
+    state.selections.set(key, p);
     if (layer.y && layer.y.shape.length === 3) { // begin where output times gradient is largest
       let best = -1;
       layer.y.forEach((value, i) => { const size = Math.abs(value * layer.dy[i]); if (size > best) { best = size; p.at = i; } });
@@ -162,7 +163,7 @@ function selection(layer) {
       p.c = layer.view === "convolution" ? largestChannel(layer, p) : p.f;
     }
   }
-  return state.selections[key];
+  return state.selections.get(key);
 }
 const clamp = (i, size) => Math.max(0, Math.min(size - 1, i));
 const corner = (layer, r, s) => [r * layer.window.stride[0] - layer.window.pads[0][0], s * layer.window.stride[1] - layer.window.pads[1][0]];
@@ -397,9 +398,11 @@ function curve(kind, x, y) {
   const f = curves[kind].f, [w, h] = [220, 130], reach = Math.max(3, Math.min(12, Math.abs(x) * 1.2)), low = kind === "Tanh" ? -1.1 : -0.15, high = kind === "ReLU" ? reach : 1.1;
   const px = (v) => ((v + reach) / (2 * reach)) * w, py = (v) => h - ((v - low) / (high - low)) * h;
   const points = Array.from({ length: 121 }, (_, i) => { const v = -reach + (i * 2 * reach) / 120; return `${px(v).toFixed(1)},${py(f(v)).toFixed(1)}`; }).join(" ");
-  const holder = make("div");
-  holder.innerHTML = `<svg width="${w}" height="${h}" role="img" aria-label="the curve of ${kind}"><line x1="0" x2="${w}" y1="${py(0)}" y2="${py(0)}" style="stroke:var(--line)"/><line x1="${px(0)}" x2="${px(0)}" y1="0" y2="${h}" style="stroke:var(--line)"/><polyline points="${points}" fill="none" style="stroke:var(--soft)" stroke-width="2"/><circle cx="${px(Math.max(-reach, Math.min(reach, x)))}" cy="${py(Math.min(high, y))}" r="5.5" style="fill:var(--accent)"/></svg>`;
-  return holder;
+  const axis = { style: "stroke:var(--line)" };
+  return make("div", {}, makeSvg("svg", { width: w, height: h, role: "img", "aria-label": `the curve of ${kind}` },
+    makeSvg("line", { x1: 0, x2: w, y1: py(0), y2: py(0), ...axis }), makeSvg("line", { x1: px(0), x2: px(0), y1: 0, y2: h, ...axis }),
+    makeSvg("polyline", { points, fill: "none", style: "stroke:var(--soft)", "stroke-width": 2 }),
+    makeSvg("circle", { cx: px(Math.max(-reach, Math.min(reach, x))), cy: py(Math.min(high, y)), r: 5.5, style: "fill:var(--accent)" })));
 }
 function elementwise(layer, index, p, set) {
   const flat = layer.y.shape.length === 1, view = (array) => flat ? array : plane(array, p.f);

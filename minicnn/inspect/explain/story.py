@@ -8,6 +8,8 @@ import textwrap
 
 import numpy as np
 
+from minicnn import console
+from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
 from minicnn.core.im2col import Window, col2im, im2col
 from minicnn.core.layers import Conv2D
@@ -26,7 +28,7 @@ def add_command(commands):
 
 
 def _run(arguments):
-    print(story(arguments, _shows_colours(), shutil.get_terminal_size().columns))
+    console.show(story(arguments, _shows_colours(), shutil.get_terminal_size().columns))
 
 
 def story(arguments, colours=False, width=80):
@@ -48,7 +50,7 @@ def story(arguments, colours=False, width=80):
         raise InputError(f"the columns would be {KH * KW} x {OH * OW} numbers: choose a smaller image")
     options = {"kernel_size": (KH, KW), "stride": arguments.stride, "padding": arguments.padding}
     x = np.arange(1.0, H * W + 1).reshape(1, 1, H, W)
-    layer = Conv2D(1, (KH, KW), arguments.stride, arguments.padding, use_bias=False)
+    layer = Conv2D(1, (KH, KW), stride=arguments.stride, padding=arguments.padding, use_bias=False)
     layer.build((1, H, W), dtype="float64")
     layer.weight.value[...] = np.resize([1.0, 0.0, -1.0, 2.0], (1, 1, KH, KW))
     columns = im2col(x, **options)
@@ -126,12 +128,14 @@ def _table(values, highlighted, hidden, colours, width):
 
 
 def _size(text, option):
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not found or not int(found[1]) or found[2] == "0":
-        raise InputError(f"{option} needs a size such as 5 or 5x4, got {text!r}")
+    found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
+    if not found or 0 in map(int, filter(None, found.groups())):
+        raise InputError(f"{option} needs a size such as 5 or 5x4, got {quoted(text)}")
     return int(found[1]), int(found[2] or found[1])
 
 
 def _shows_colours():
     """Whether the terminal shows colours and the user wants them (no-color.org)."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return (
+        console.SafeStream(sys.stdout).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
