@@ -789,7 +789,7 @@ def test_cupy_makes_one_kernel_of_a_fused_function(monkeypatch):
     memory = {"v": array()}
     loss, rows = mc.SoftmaxCrossEntropy._loss_and_gradient, array(shape=(4, 1))
     calls = [
-        ("SoftmaxCrossEntropy__loss_and_gradient", lambda: elementwise(loss, array(), array(), rows, array(), 4.0)),
+        ("SoftmaxCrossEntropy__loss_and_gradient", lambda: elementwise(loss, array(), array(), rows, array(), 1.0, 4.0)),
         ("_compare", lambda: fuse(_compare, array(), array("uint8"), array(), np.uint8(3))),
         ("_route", lambda: fuse(_route, array(), array("uint8"), np.uint8(3))),
         ("_times", lambda: elementwise(mc.core.layers.dropout._times, array(), array())),
@@ -811,6 +811,18 @@ def test_cupy_makes_one_kernel_of_a_fused_function(monkeypatch):
         operations._left_bias = y, array(shape=(3,))
         return elementwise(layer.value, y)
 
+    normalization = mc.core.layers.normalization
+    for formula in (normalization._squared_distance, normalization._scale_and_shift, mc.core.layers.blocks._add):
+        arguments = [array() for _ in range(formula.__code__.co_argcount)]
+        calls.append((formula.__name__, functools.partial(elementwise, formula, *arguments)))
+    through = normalization._through_mean_and_variance
+    means = [array(shape=(1, 3)) for _ in range(3)]
+    calls.append((through.__name__, functools.partial(elementwise, through, array(), array(), *means)))
+    for layer in (mc.LeakyReLU(), mc.ELU(), mc.GELU(), mc.SiLU(), mc.Hardswish()):
+        name, constants = type(layer).__name__, layer.constants
+        calls.append((f"{name}_value", functools.partial(elementwise, layer.value, array(), *constants)))
+        gradient = functools.partial(elementwise, layer.gradient, array(), array(), array(), *constants)
+        calls.append((f"{name}_gradient", gradient))
     for layer in (mc.ReLU, mc.Tanh, mc.Sigmoid):
         name = layer.__name__
         calls.append((f"{name}_value", functools.partial(elementwise, layer.value, array())))

@@ -64,9 +64,13 @@ class Entry:
     passed: bool = True
 
     def __str__(self):
+        return self.line()
+
+    def line(self, width=18):
+        """The entry as text; `width` is that of the names."""
         kinks = f", {self.kinks} on a kink left out" if self.kinks else ""
         text = (
-            f"{'ok   ' if self.passed else 'WRONG'} {self.name:18} {self.shape!s:18} worst relative error "
+            f"{'ok   ' if self.passed else 'WRONG'} {self.name:{width}} {self.shape!s:18} worst relative error "
             f"{self.error:.1e} in {self.checked} derivatives{kinks}"
         )
         if self.passed:
@@ -100,12 +104,13 @@ class Report:
 
     def __repr__(self):
         lines, mode = [self.target], ""
+        width = max((len(entry.name) for entry in self.entries), default=0)
         for entry in self.entries:
             if entry.mode != mode:
                 mode = entry.mode
                 lines.append(f"  in {mode}:")
             indent = "\n    " if mode else "\n  "
-            lines.append(indent[1:] + str(entry).replace("\n", indent))
+            lines.append(indent[1:] + entry.line(width).replace("\n", indent))
         return "\n".join(lines + [f"  note  {note}" for note in self.notes])
 
 
