@@ -31,8 +31,12 @@ from benchmarks.turns import Patience, Worker
 
 OURS = "ours"
 CONTENDERS = (OURS, "plain", "floor", "pytorch", "pytorch_channels_last", "jax", "keras", "textbook")
-NETS = ("lenet5", "conv_pool", "two_conv", CONV64)
-IN_CONV64 = (OURS, "plain", "floor", "pytorch", "pytorch_channels_last", "jax")
+NETS = ("lenet5", "conv_pool", "two_conv", "small_resnet", CONV64)
+#: Who computes what only some do.
+ONLY = {
+    CONV64: (OURS, "plain", "floor", "pytorch", "pytorch_channels_last", "jax"),
+    "small_resnet": (OURS, "plain", "floor", "pytorch", "pytorch_channels_last"),
+}
 WITH_FIT = (OURS, "plain", "pytorch", "pytorch_channels_last", "jax", "keras")
 SLOW = 4.0  # seconds; a contender whose turn takes longer leaves out the next round, except ours and PyTorch
 LOSS_STEPS, LOSS_TOLERANCE = 3, 2e-5  # float32 gives about 1e-7
@@ -138,7 +142,7 @@ def compare(net, batch, chosen, results):
         workers = {  # all load their libraries at the same time
             name: stack.enter_context(Worker(name, chosen.threads, chosen.python.get(name, sys.executable)))
             for name in names
-            if net != CONV64 or name in IN_CONV64
+            if name in ONLY.get(net, CONTENDERS)
         }
         for name, worker in list(workers.items()):
             if missing := worker.answer().get("missing"):

@@ -13,13 +13,13 @@ import sys
 import time
 
 import numpy as np
-import report
 from PIL import Image, ImageDraw, ImageFont
 
 import minicnn as mc
 from minicnn.console import discard_unwritten, run_command, show, show_error
 from minicnn.core.checks import quoted
 from minicnn.datasets import LETTERS
+from minicnn.inspect import report
 from minicnn.storage.files import atomic_write
 from minicnn.training.checkpoint import optimizer_settings
 
@@ -33,7 +33,7 @@ atexit.register(discard_unwritten)  # whatever the command line ends with, such 
 GREEN, RED, GREY = (30, 120, 60), (190, 40, 40), (90, 90, 90)
 
 
-def options(description, name, epochs, samples=None, resumes=True):
+def options(description, name, epochs, samples=None, resumes=True, batch_size=32, more=()):
     """Read the command line of an example.
 
     Args:
@@ -41,12 +41,14 @@ def options(description, name, epochs, samples=None, resumes=True):
         name: of the files that it writes.
         epochs, samples: the defaults.
         resumes: whether it trains with `fit`, which can resume a run.
+        batch_size: the default.
+        more: options of its own, a list of (names, arguments of `add_argument`).
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--data", default="letters", metavar="NAME|PATH", help=DATA)
     add("--epochs", type=_count, default=epochs, help="how often every training image is used")
-    add("--batch-size", type=_count, default=32, help="images per step")
+    add("--batch-size", type=_count, default=batch_size, help="images per step")
     add("--samples", type=_count, default=samples, help="train on this many images only")
     add("--seed", type=_seed, default=0, help="of the weights, the batches and the split")
     add("--backend", choices=mc.backends.NAMES, default="numpy", help=BACKEND)
@@ -56,6 +58,8 @@ def options(description, name, epochs, samples=None, resumes=True):
     add("--picture", default=f"{name}.png", metavar="FILE", help="file of the picture of predictions")
     add("--report", metavar="DIR", help="also write a folder of pictures, and a page, index.html, that shows them")
     add("--min-accuracy", type=_percentage, default=0, metavar="PERCENT", help="fail if the test accuracy is below")
+    for names, arguments in more:
+        add(*names, **arguments)
     chosen = parser.parse_args()
     chosen.started = time.perf_counter()
     for path in (

@@ -58,7 +58,9 @@ from minicnn.core.schedules import Constant, CosineDecay, ExponentialDecay, Step
 from minicnn.inspect import attribution, plots
 from minicnn.inspect.explain import Explanation, explain
 from minicnn.model import Sequential, load
+from minicnn.training.augmentation import Augmentation
 from minicnn.training.callbacks import (
+    AveragedWeights,
     Callback,
     CSVLogger,
     EarlyStopping,

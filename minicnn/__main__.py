@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+from minicnn import commands as pictures
 from minicnn import console
 from minicnn.core import gradcheck
 from minicnn.core.checks import quoted
@@ -22,6 +23,8 @@ def main():
     command.set_defaults(run=run_gradcheck)
     add_explain(commands)
     story.add_command(commands)
+    pictures.add_train(commands)
+    pictures.add_predict(commands)
     arguments = parser.parse_args()
     return arguments.run(arguments)
 

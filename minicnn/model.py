@@ -5,7 +5,8 @@ import numpy as np
 from minicnn import console, training
 from minicnn.core import operations, sequential
 from minicnn.core.arguments import explained
-from minicnn.core.checks import check_flag, check_integer
+from minicnn.core.checks import check_classes, check_flag, check_integer, quoted
+from minicnn.core.errors import InputError
 from minicnn.core.layers import LAYERS
 from minicnn.core.losses import SoftmaxCrossEntropy
 from minicnn.inspect import summary
@@ -33,8 +34,40 @@ class Sequential(sequential.Sequential):
     #: The smallest and the largest number of the images in the last `fit`; a file does not keep it.
     learned_range = None
 
+    _classes = None
+
+    @property
+    def classes(self):
+        """The names of the classes, a list of str, or None: `model.classes = data.classes`.
+
+        Class k is the one of output k. `save` keeps them, and `explain`, the plots and reports show them. A checkpoint
+        does not keep them: they change nothing in the training. A new last layer with another number of outputs drops
+        them, with a warning.
+
+        Raises:
+            InputError: something that is not a list of different names, or not one for each output of the model.
+
+        >>> from minicnn import Dense
+        >>> model = Sequential([Dense(2)], input_shape=(4,))
+        >>> model.classes = ["cat", "dog"]
+        >>> model.classes[1]
+        'dog'
+        """
+        return self._classes
+
+    @classes.setter
+    def classes(self, names):
+        names = None if names is None else check_classes(names)
+        is_known = self.input_shape is not None and not self.layers_changed()
+        if names is not None and is_known and self.shapes[-1] != (len(names),):
+            raise InputError(_names_error(names, self.shapes[-1]))
+        self._classes = names
+
     def build(self, input_shape, rng=None, dtype=None):
         output_shape = super().build(input_shape, rng, dtype)
+        if self._classes is not None and output_shape != (len(self._classes),):  # such as after a new last layer
+            dropped, self._classes = self._classes, None
+            console.warn(f"{_names_error(dropped, output_shape)}. They are dropped")
         if rng is None:  # this is not a Sequential inside another
             training.warn_of_channels_last(self.input_shape, [layer for _, layer in self.row])
         return output_shape
@@ -57,6 +90,7 @@ class Sequential(sequential.Sequential):
         checkpoint=None,
         checkpoint_every=300.0,
         resume=False,
+        augmentation=None,
     ):
         """Train, and report the progress.
 
@@ -76,12 +110,14 @@ class Sequential(sequential.Sequential):
             validation_data: (x, y) to validate on instead.
             shuffle: a new order every epoch, drawn from the model's seed.
             callbacks: objects as `minicnn.Callback`: `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`,
-                `LearningRateScheduler`, `CSVLogger`, `LambdaCallback`, or your own.
+                `LearningRateScheduler`, `CSVLogger`, `AveragedWeights`, `LambdaCallback`, or your own.
             verbose: a progress bar, or a line an epoch where the output is neither a terminal nor a notebook.
             checkpoint: a file that keeps the complete run, written after every epoch; None for none.
             checkpoint_every: seconds after which it is written within an epoch, too; None for never.
             resume: continue the run in `checkpoint`, to the same bits as if it had never stopped; where the
                 file is missing, begin. `epochs` may be another number than before, all else must be the same.
+            augmentation: random changes of the training images, anew in every epoch: `minicnn.Augmentation(shift=2)`.
+                The images to validate on are never changed.
 
         Returns:
             a `History`: `{"loss": [...], "accuracy": [...], "val_loss": [...], ...}`, one number an epoch.
@@ -109,6 +145,7 @@ class Sequential(sequential.Sequential):
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
             resume=check_flag(resume, "resume", "fit"),
+            augmentation=augmentation,
         )
 
     @explained
@@ -196,6 +233,13 @@ class Sequential(sequential.Sequential):
     def description(self):
         """The network without its arrays, as plain values: what a resumed run compares."""
         return models.describe(self, LIBRARY, functions_by_name=True)
+
+
+def _names_error(names, output_shape):
+    return (
+        f"model.classes needs one name for each of the model's outputs {output_shape}, got {len(names)}: "
+        f"{quoted(', '.join(names), 60)}"
+    )
 
 
 #: Every layer that `load` knows without being told.

@@ -789,7 +789,10 @@ def test_cupy_makes_one_kernel_of_a_fused_function(monkeypatch):
     memory = {"v": array()}
     loss, rows = mc.SoftmaxCrossEntropy._loss_and_gradient, array(shape=(4, 1))
     calls = [
-        ("SoftmaxCrossEntropy__loss_and_gradient", lambda: elementwise(loss, array(), array(), rows, array(), 1.0, 4.0)),
+        (
+            "SoftmaxCrossEntropy__loss_and_gradient",
+            lambda: elementwise(loss, array(), array(), rows, array(), 1.0, 4.0),
+        ),
         ("_compare", lambda: fuse(_compare, array(), array("uint8"), array(), np.uint8(3))),
         ("_route", lambda: fuse(_route, array(), array("uint8"), np.uint8(3))),
         ("_times", lambda: elementwise(mc.core.layers.dropout._times, array(), array())),

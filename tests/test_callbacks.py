@@ -1,12 +1,16 @@
 """Callbacks with Keras's names and meaning."""
 
 import csv
+import signal
 
 import numpy as np
 import pytest
+import strict_backend
 from test_training import small_model, small_set
 
 import minicnn as mc
+from minicnn.backends.cupy import CupyOperations
+from minicnn.core.layer import kept_arrays
 
 
 def run(callback, losses, optimizer=None):
@@ -208,3 +212,184 @@ def test_a_callback_cannot_change_the_history():
         x, y, epochs=1, callbacks=[mc.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.clear())], verbose=False
     )
     assert np.isfinite(history["loss"][0])
+
+
+# AveragedWeights
+
+
+class Batches(mc.Callback):
+    """Remembers the weights after each batch, and what a model evaluates to at the end of each epoch."""
+
+    def __init__(self, x=None, y=None):
+        self.x, self.y = x, y
+        self.weights, self.ends = [], []
+
+    def on_batch_end(self, batch, loss):
+        self.weights.append(kept(self.model))
+
+    def on_epoch_end(self, epoch, logs):
+        self.ends.append(kept(self.model))
+        if self.x is not None:
+            loss, accuracy = self.model.evaluate(self.x, self.y)
+            assert (logs["val_loss"], logs["val_accuracy"]) == pytest.approx((loss, accuracy))
+
+
+def kept(model):
+    return {name: np.array(mc.to_numpy(item.value)) for name, item in kept_arrays(model)}
+
+
+def normed_model(dropout=0.0):
+    layers = [mc.Conv2D(3, 3), mc.BatchNorm(), mc.ReLU(), mc.Dropout(dropout), mc.Flatten(), mc.Dense(3)]
+    return mc.Sequential(layers, input_shape=(1, 8, 8))
+
+
+def averaged_run(model, epochs=3, **options):
+    x, y = small_set(40)
+    options = {"batch_size": 16, "verbose": False, "optimizer": mc.Adam(0.01)} | options
+    model.fit(x, y, epochs=epochs, **options)
+    return kept(model)
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_averaged_weights_are_their_exponential_moving_average(decay):
+    x, y = small_set(24, seed=1)
+    model, batches, plain = normed_model(), Batches(x, y), Batches()
+    average, trained = kept(model), normed_model()
+    final = averaged_run(model, callbacks=[batches, mc.AveragedWeights(decay)], validation_data=(x, y))
+    averaged_run(trained, callbacks=[plain])
+    ends = []
+    for t, weights in enumerate(plain.weights, start=1):
+        d = min(decay, (1 + t) / (10 + t))
+        average = {name: d * average[name] + (1 - d) * weights[name].astype("float64") for name in weights}
+        if t % 3 == 0:
+            ends.append(average)
+    for a, b in zip(plain.weights, batches.weights, strict=True):  # the training itself is as without
+        assert_same(a, b)
+    for a, b in zip([*ends, ends[-1]], [*batches.ends, final], strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_averaged_weights_are_what_other_callbacks_save_and_restore(tmp_path):
+    best = mc.EarlyStopping("loss", restore_best_weights=True)
+    saver, batches = mc.ModelCheckpoint(tmp_path / "{epoch}.npz"), Batches()
+    final = averaged_run(normed_model(), callbacks=[best, saver, mc.AveragedWeights(0.9), batches])
+    for epoch, end in enumerate(batches.ends, start=1):
+        assert_same(kept(mc.load(tmp_path / f"{epoch}.npz")), end)
+    assert_same(final, batches.ends[-1])  # the best epoch is the last one
+    # A better loss is never found after the first epoch: its averaged weights return.
+    best, batches = mc.EarlyStopping("loss", min_delta=100, patience=5, restore_best_weights=True), Batches()
+    final = averaged_run(normed_model(), callbacks=[best, batches, mc.AveragedWeights(0.9)])
+    assert_same(final, batches.ends[0])
+
+
+@pytest.mark.parametrize(("stop_at", "stops_first"), [(1, False), (3, False), (4, True)])
+def test_averaged_weights_are_resumed_to_the_same_bits(tmp_path, stop_at, stops_first):
+    class Stop(mc.Callback):
+        def on_batch_end(self, batch, loss):
+            if self.optimizer.steps == stop_at and not resumed:
+                raise RuntimeError("stopped")
+
+    def run(epochs=3, decay=0.9, **options):
+        callbacks = [mc.AveragedWeights(decay), Stop()]
+        return averaged_run(normed_model(0.2), epochs, callbacks=callbacks[:: -1 if stops_first else 1], **options)
+
+    resumed, options = True, {"checkpoint": tmp_path / "run.npz", "resume": True}
+    whole, longer = run(), run(4)
+    resumed = False
+    with pytest.raises(RuntimeError):
+        run(**options)
+    resumed = True
+    assert_same(whole, run(**options))
+    assert_same(whole, run(**options))  # the run is complete
+    assert_same(longer, run(4, **options))
+    with pytest.raises(mc.InputError, match="decay"):
+        run(decay=0.8, **options)
+
+
+@pytest.mark.parametrize("where", ["on_batch_end", "on_epoch_end", "validation"])
+def test_a_run_that_ends_early_leaves_the_weights_in_training(where, monkeypatch):
+    batches, x, y = Batches(), *small_set(9)
+
+    class Stop(mc.Callback):
+        def on_batch_end(self, batch, loss):
+            if self.optimizer.steps == 5 and where == "on_batch_end":
+                signal.raise_signal(signal.SIGINT)
+            if self.optimizer.steps == 5 and where == "validation":
+                monkeypatch.setattr("minicnn.training.loop._measure", interrupted)
+
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 1 and where == "on_epoch_end":
+                raise KeyboardInterrupt
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    model = normed_model()
+    with pytest.raises(KeyboardInterrupt):
+        averaged_run(model, callbacks=[batches, mc.AveragedWeights(0.9), Stop()], validation_data=(x, y))
+    assert_same(kept(model), batches.weights[-1])
+
+
+def test_what_is_not_the_state_of_an_average_is_refused():
+    averaged = mc.AveragedWeights(0.9)
+    averaged.model = normed_model()
+    averaged.on_train_begin()
+    state = averaged.state_dict()
+    name = next(name for name in state if name != "t")
+    for changed in ({"t": -1}, {"t": 1.0}, {name: state[name][:1]}, {name: state[name].astype("float64")}, {"x": 1}):
+        with pytest.raises((ValueError, AttributeError)):
+            averaged.load_state_dict(state | changed)
+    averaged.load_state_dict(state)
+    for decay in (1, -0.1, "0.9", True, None):
+        with pytest.raises(mc.InputError):
+            mc.AveragedWeights(decay)
+
+
+def test_frozen_weights_stay_what_they_are():
+    model = normed_model()
+    model.layers[0].trainable = False
+    before = kept(model)["conv2d_1.weight"]
+    np.testing.assert_array_equal(averaged_run(model, callbacks=mc.AveragedWeights(0.9))["conv2d_1.weight"], before)
+
+
+def test_a_number_without_axes_is_averaged_and_a_large_array_in_blocks(monkeypatch):
+    class Scale(mc.Layer):
+        def __init__(self):
+            self.factor = mc.Parameter(np.array(1.0, "float32"))
+
+        def forward(self, x, training=False):
+            def backward(dy):
+                self.factor.add_gradient((dy * x).sum())
+                return dy * self.factor.value
+
+            return x * self.factor.value, backward
+
+    found = []
+    for size in (2**18, 5):
+        monkeypatch.setattr("minicnn.training.callbacks.AVERAGED", size)
+        model = mc.Sequential([Scale(), mc.Flatten(), mc.Dense(3)], input_shape=(1, 8, 8))
+        found.append(averaged_run(model, callbacks=mc.AveragedWeights(0.9)))
+    assert_same(*found)
+    assert found[0]["scale_1.factor"] != 1
+
+
+def test_averaged_weights_on_the_stand_in_for_the_device(monkeypatch):
+    monkeypatch.setattr("minicnn.backends.cupy.cublas.find_cublas", lambda xp: strict_backend.cublas)
+    monkeypatch.setattr("minicnn.backends.cupy.recording.find_cublas", lambda xp: strict_backend.cublas)
+    found = []
+    for backend in ("plain", CupyOperations(strict_backend.strict)):
+        mc.use(backend)
+        try:
+            options = {"optimizer": mc.SGD(0.1), "validation_split": 0.25}
+            found.append(averaged_run(normed_model(), callbacks=mc.AveragedWeights(0.9), **options))
+        finally:
+            mc.use("numpy")
+    for name in found[0]:
+        np.testing.assert_allclose(*(arrays[name] for arrays in found), rtol=1e-3, atol=1e-4)

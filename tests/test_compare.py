@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 import minicnn as mc
+from minicnn.inspect import report
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import compare
-import report
 from comparison import data, divergence, models, pictures, plan, statistics, store, tables, trials
 
 TINY = ["--samples=200", "--epochs=1", "--experiment-epochs=1", "--seeds=1", "--models=logistic_regression,lenet5"]

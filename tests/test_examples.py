@@ -26,7 +26,7 @@ def run(script, *arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.mark.parametrize("script", ["lenet5.py", "conv_pool.py", "training_loop.py"])
+@pytest.mark.parametrize("script", ["lenet5.py", "conv_pool.py", "training_loop.py", "modern.py"])
 def test_it_trains_saves_and_draws(script, tmp_path):
     done = run(script, "--epochs", 1, "--samples", 96, "--save", "net.npz", "--picture", "seen.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -45,6 +45,15 @@ def test_the_networks_written_out_are_those_of_the_library():
         written = eval("[" + source.split("    [\n")[1].split("    ],\n")[0] + "]", {"mc": mc})
         library = getattr(mc.networks, name)(input_shape=None).layers
         assert [repr(layer) for layer in written] == [repr(layer) for layer in library]
+
+
+def test_the_modern_network_is_that_of_the_library_and_each_ingredient_can_be_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import modern
+
+    assert repr(modern.network().layers) == repr(mc.networks.small_resnet().layers)
+    for name in modern.INGREDIENTS:
+        assert modern.network((name,)).predict(np.zeros((1, 1, 28, 28), np.uint8)).shape == (1, 10)
 
 
 def test_an_accuracy_below_the_minimum_fails(tmp_path):

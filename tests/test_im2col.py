@@ -104,9 +104,20 @@ def test_pad_puts_the_image_in_its_place(rng):
     assert pad(x, ((0, 0), (0, 0))) is x
 
 
+@pytest.mark.parametrize("side", range(4))
+def test_a_border_on_one_side_only(side, rng):
+    x, pads = rng.normal(size=(2, 3, 4, 5)), [0, 0, 0, 0]
+    pads[side] = 2
+    pads = tuple(pads[:2]), tuple(pads[2:])
+    np.testing.assert_array_equal(pad(x, pads), np.pad(x, ((0, 0), (0, 0), *pads)))
+
+
 def test_the_batch_lies_innermost(rng):
+    """Whatever the order of the images."""
     image = mc.im2col.col2im(rng.normal(size=(4, 8)), (2, 1, 3, 3), 2)
-    assert image.transpose(1, 2, 3, 0).flags.c_contiguous
+    x = rng.normal(size=(2, 3, 4, 5))
+    for made in (image, pad(x, ((1, 0), (0, 1))), pad(np.asfortranarray(x), ((1, 0), (0, 1)))):
+        assert made.transpose(1, 2, 3, 0).flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -114,6 +125,8 @@ def test_the_batch_lies_innermost(rng):
     [
         lambda: mc.im2col.im2col(np.zeros((1, 1, 3, 3)), 4),
         lambda: mc.im2col.im2col(np.zeros((1, 1, 3, 3)), 2, dilation=3),
+        lambda: mc.im2col.im2col(np.zeros((1, 1, 3, 3)), (4, 1)),
+        lambda: mc.im2col.im2col(np.zeros((1, 1, 3, 3)), (1, 4)),
         lambda: mc.im2col.im2col(np.zeros((1, 3, 3)), 2),
         lambda: mc.im2col.col2im(np.zeros((4, 5)), (1, 1, 3, 3), 2),
         lambda: Window(0),

@@ -58,6 +58,13 @@ def test_a_logit_of_minus_infinity_is_a_class_ruled_out():
     assert loss == math.inf
 
 
+def test_the_rows_of_a_batch_may_be_far_apart():
+    """Each is shifted by its own largest logit: by another row's, all its exponentials would be zero."""
+    loss, dlogits = cross_entropy(np.array([[1e4, 1e4], [-1e4, -1e4]]), np.array([0, 1]))
+    assert loss == pytest.approx(math.log(2))
+    np.testing.assert_allclose(dlogits, [[-0.25, 0.25], [0.25, -0.25]])
+
+
 def test_one_class_is_never_a_surprise():
     loss, dlogits = cross_entropy(np.array([[3.0], [-7.0]]), np.array([0, 0]))
     assert loss == 0
@@ -113,6 +120,29 @@ def test_labels_are_checked(labels):
         cross_entropy(np.zeros((2, 3)), labels)
 
 
+def test_soft_labels_may_be_rounded_but_no_more():
+    """Up to 0.001 in the sum."""
+    cross_entropy(np.zeros((1, 3)), np.full((1, 3), 0.3333))
+    for total in (0.998, 1.002):
+        with pytest.raises(mc.InputError, match="add up to 1"):
+            cross_entropy(np.zeros((1, 3)), np.array([[0.5, total - 0.5, 0]]))
+
+
+def test_a_check_of_no_labels_passes():
+    """Whether a set may be empty is for others to say."""
+    for loss, labels, shape in ((cross_entropy, np.zeros(0, int), (0, 3)), (binary, np.zeros((0, 1)), (0, 1))):
+        loss.check(labels, shape)
+
+
+def test_a_subclass_with_a_constructor_of_its_own_is_without_smoothing_and_weights(rng):
+    class Own(mc.SoftmaxCrossEntropy):
+        def __init__(self, *, name=""):
+            self.name = name
+
+    logits, labels = rng.normal(size=(4, 3)), np.array([0, 2, 1, 1])
+    assert Own(name="mine")(logits, labels)[0] == cross_entropy(logits, labels)[0]
+
+
 def test_the_message_says_how_labels_become_class_indices():
     """And advises nothing where that would change the labels."""
     fixes = {
@@ -134,6 +164,8 @@ def test_what_a_loss_of_ones_own_must_have():
         mc.losses.Loss()(np.zeros((1, 2)), np.zeros((1, 2)))
     with pytest.raises(mc.InputError, match="each sample"):
         mc.losses.as_labels(3)
+    with pytest.raises(mc.InputError, match="each sample"):
+        mc.losses.as_labels(np.array(3))
     for outputs, named in ((np.zeros((1, 2), int), "astype"), (np.zeros((0, 2)), "empty")):
         with pytest.raises(mc.InputError, match=named):
             cross_entropy(outputs, np.zeros((1, 2)))
@@ -447,9 +479,10 @@ def test_a_loss_is_the_same_on_every_backend(loss, labels, dtype, rng, monkeypat
     outputs, found = rng.normal(size=(5, 3)).astype(dtype), []
     for backend in ("plain", "numpy", CupyOperations(strict)):
         mc.use(backend)
-        value, gradient = loss(mc.to_device(outputs), labels)
-        assert value.dtype == gradient.dtype == dtype
-        found.append((mc.to_numpy(value), mc.to_numpy(gradient)))
+        for given in (labels, mc.to_device(labels)):
+            value, gradient = loss(mc.to_device(outputs), given)
+            assert value.dtype == gradient.dtype == dtype
+            found.append((mc.to_numpy(value), mc.to_numpy(gradient)))
         mc.use("numpy")
     for value, gradient in found[1:]:
         np.testing.assert_allclose(value, found[0][0], rtol=1e-6)

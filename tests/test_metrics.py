@@ -24,6 +24,8 @@ def test_top_k_accuracy_by_hand(rng):
     assert [metrics.top_k_accuracy(ROWS, LABELS, k=k) for k in (1, 2, 3)] == [0.75, 1.0, 1.0]
     assert metrics.top_k_accuracy(ROWS, ONE_HOT, k=1) == 0.75
     assert metrics.top_k_accuracy(np.zeros((3, 7)), [4, 5, 6]) == pytest.approx(1 / 3)  # ties; five of seven classes
+    many = np.tile([0.0, 1.0], (5, 100))  # in each row the first five of a hundred equal ones are 1, 3, 5, 7 and 9
+    assert metrics.top_k_accuracy(many, [1, 3, 5, 7, 9]) == 1
     scores, labels = rng.normal(size=(50, 8)), rng.integers(0, 8, 50)
     expected = np.mean([sum(row > row[label]) < 3 for row, label in zip(scores, labels, strict=True)])
     assert metrics.top_k_accuracy(scores, labels, k=3) == expected
@@ -51,6 +53,7 @@ def test_class_report_of_classes_that_do_not_occur():
     np.testing.assert_array_equal(report.f1, [2 / 3, 0, np.nan])
     assert repr(report).splitlines()[3].split() == ["two", "-", "-", "-", "0"]
     assert metrics.class_report(LABELS, ROWS).names == ["0", "1", "2"]
+    assert report != metrics.class_report([0, 0], [0, 1], names=["zero", "one", "two"])  # by identity, without an error
 
 
 def test_the_confusion_matrix_takes_its_size_from_indices_rows_or_the_argument():
@@ -72,6 +75,8 @@ def test_confident_mistakes_are_ordered_and_ties_keep_their_order():
     np.testing.assert_array_equal(metrics.confident_mistakes(rows, [0, 0, 0, 0]), [1, 0, 3])
     np.testing.assert_array_equal(metrics.confident_mistakes(rows, np.eye(2)[[0, 0, 0, 0]]), [1, 0, 3])
     assert metrics.confident_mistakes(rows, [1, 1, 0, 1]).size == 0
+    many = metrics.confident_mistakes(np.tile([[0.4, 0.6], [0.3, 0.7]], (100, 1)), np.zeros(200, int))
+    np.testing.assert_array_equal(many, [*range(1, 200, 2), *range(0, 200, 2)])
 
 
 def test_class_indices_of_rows_and_of_indices():
@@ -86,6 +91,7 @@ NAN = np.where(ROWS == 0.9, np.nan, ROWS)
 REFUSED = {
     "a column of labels": (lambda f: f(LABELS[:, None], ROWS), "y.ravel()"),
     "texts": (lambda f: f(np.array(list("baca")), ROWS), "np.unique"),
+    "rows of texts": (lambda f: f(ROWS.astype(str), ROWS), "labels"),
     "floats": (lambda f: f(LABELS + 0.5, ROWS), "integers"),
     "negative": (lambda f: f(LABELS - 1, ROWS), "-1"),
     "three axes": (lambda f: f(LABELS.reshape(1, 2, 2), ROWS), "(1, 2, 2)"),

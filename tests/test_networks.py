@@ -1,4 +1,4 @@
-"""The lab's networks: exactly its parameters, the right shapes, weights that follow from the seed."""
+"""The lab's networks and one of today: exactly its parameters, the right shapes, weights that follow from the seed."""
 
 import math
 
@@ -14,11 +14,12 @@ PARAMETERS = {
     "logistic_regression": 7_850,
     "dense": 795_010,
     "dense_dropout": 795_010,
+    "small_resnet": 116_602,
 }
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_has_exactly_the_labs_parameters(name):
+def test_has_exactly_its_parameters(name):
     shape, total = (1, 28, 28), 0
     for layer in getattr(mc.networks, name)(input_shape=None).layers:  # without making half a gigabyte of weights
         total += sum(math.prod(weights) for weights in layer.parameter_shapes(shape).values())
@@ -27,7 +28,7 @@ def test_has_exactly_the_labs_parameters(name):
     assert shape == (10,)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "logistic_regression", "dense", "dense_dropout"])
+@pytest.mark.parametrize("name", ["lenet5", "logistic_regression", "dense", "dense_dropout", "small_resnet"])
 def test_built_network_has_them_too_and_gives_probabilities(name, rng):
     model = getattr(mc.networks, name)(seed=1)
     assert model.count_parameters() == PARAMETERS[name]

@@ -10,7 +10,7 @@ import minicnn as mc
 from minicnn import initializers
 from minicnn.backends.numpy.gradients import LowRank
 from minicnn.backends.numpy.matmul import gemm
-from minicnn.core.parameter import Parameter
+from minicnn.core.parameter import Parameter, watch_gradients
 
 
 def sgd(w, gradients, rate, momentum=0.0, nesterov=False, decay=0.0):
@@ -402,6 +402,29 @@ def test_the_norm_of_the_gradients_is_clipped_only_above_clip_norm():
         np.testing.assert_allclose([parameter.value[0], other.value[0]], [-0.6 * expected, -0.8 * expected])
 
 
+@pytest.mark.parametrize("rule", [mc.SGD, mc.Adam, mc.RMSprop, mc.Adagrad])
+def test_every_rule_clips_the_norm(rule):
+    """As if the gradient had been as short from the start."""
+    values = []
+    for gradient, options in (([3.0, 4.0], {"clip_norm": 1.0}), ([0.6, 0.8], {}), ([3.0, 4.0], {})):
+        parameter = Parameter(np.zeros(2))
+        parameter.add_gradient(np.array(gradient))
+        rule(0.1, **options, **({} if rule is mc.SGD else {"epsilon": 1.0})).step({"w": parameter})
+        values.append(parameter.value)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-12)
+    assert abs(values[0] - values[2]).max() > 1e-3
+
+
+def test_without_momentum_nothing_is_remembered():
+    """Momentum's array is as large as the weights."""
+    parameter = Parameter(np.zeros(2))
+    for momentum, remembered in ((0.0, {"t"}), (0.5, {"t", "v"})):
+        optimizer = mc.SGD(0.1, momentum=momentum)
+        parameter.add_gradient(np.ones(2))
+        optimizer.step({"w": parameter})
+        assert set(optimizer.memories[parameter]) == remembered
+
+
 def test_adams_epsilon_is_where_pytorch_has_it():
     """In the first step Keras's would act 32 times as strongly: it matters where gradients are as small as epsilon."""
     rate, g, epsilon = 0.1, 1e-7, 1e-7
@@ -445,6 +468,24 @@ def test_a_frozen_parameter_collects_no_gradient_and_says_so():
     assert "frozen" in repr(parameter)
     with pytest.raises(mc.InputError):
         parameter.add_gradient(np.ones(3))
+
+
+def test_a_gradient_is_forgotten_on_request():
+    parameter = Parameter(np.zeros(2))
+    parameter.add_gradient(np.ones(2))
+    parameter.clear_gradient()
+    assert parameter.grad is None and not parameter.has_gradient
+
+
+def test_a_watch_notes_who_receives_a_gradient_until_its_block_ends():
+    """Frozen parameters too: whether a gradient arrives does not depend on whether it is used."""
+    parameter, frozen, late = (Parameter(np.zeros(1)) for _ in range(3))
+    frozen.trainable = False
+    with watch_gradients() as receivers:
+        for receiver in (parameter, frozen, parameter):
+            receiver.add_gradient(np.ones(1))
+    late.add_gradient(np.ones(1))
+    assert receivers == {parameter, frozen} and Parameter.receivers is None
 
 
 def test_the_learning_rate_may_be_set_to_a_number_or_a_schedule():

@@ -391,10 +391,11 @@ def test_a_notebook_displays_a_figure_a_model_and_a_history(monkeypatch):
 @pytest.fixture
 def report(monkeypatch):
     """The module; its pictures are small here."""
+    from minicnn.inspect import report
+
     png = plots.png
     monkeypatch.setattr(plots, "png", lambda figure, dpi=100: png(figure, 15))
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return pytest.importorskip("report")
+    return report
 
 
 def write(report, folder, model, accuracy=None):
@@ -404,7 +405,6 @@ def write(report, folder, model, accuracy=None):
     report.write(folder, model, (x, y), mc.History(loss=[1.0, 0.5]), {"data": "<noise>"}, "trial")
 
 
-@checkout
 def test_no_text_changes_the_report(report, tmp_path, monkeypatch):
     """Nor a table or a model that a notebook shows."""
     monkeypatch.setattr(plots, "png", lambda figure, dpi=100: b"")
@@ -433,7 +433,6 @@ def linked(folder):
     return page, re.findall(r'(?:src|href)="([^"]+)"', page)
 
 
-@checkout
 def test_a_report_is_complete(report, tmp_path):
     folder = tmp_path / "report"
     report.prepare(folder)
@@ -450,7 +449,6 @@ def test_a_report_is_complete(report, tmp_path):
     assert len([name for name in links if name.startswith("explain-")]) == 2 and "No mistakes" in page
 
 
-@checkout
 def test_a_report_that_fails_leaves_no_page(report, tmp_path, monkeypatch):
     model = network(classes=10)
     write(report, tmp_path, model)
@@ -465,7 +463,6 @@ def test_a_report_that_fails_leaves_no_page(report, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
-@checkout
 @pytest.mark.parametrize("folder", ["nowhere/deep", "file"])
 def test_a_folder_that_cannot_be_written_is_found_before_any_work(report, folder, tmp_path, monkeypatch):
     (tmp_path / "file").touch()

@@ -26,6 +26,7 @@ LEVELS = [
     "inspect",
     "model",
     "networks",
+    "commands",
     "testing",
     "",
     "__main__",

@@ -14,6 +14,7 @@ from minicnn.backends.cupy import CupyOperations
 from minicnn.core.im2col import Window, col2im, im2col, output_size, pad
 from minicnn.core.layer import independent_samples
 from minicnn.core.layers import convolution_by_loops
+from minicnn.core.layers.pooling import Pooling2D
 
 
 @pytest.fixture(params=["plain", "numpy", "the stand-in"])
@@ -142,6 +143,7 @@ def test_the_exact_limits(monkeypatch):
     with pytest.raises(mc.InputError, match="padded images"):
         pad(x, ((2, 2), (2, 3)))
     assert col2im(np.zeros((1, 64)), (2, 1, 4, 4), 1, stride=(2, 1), padding=2).shape == x.shape
+    assert col2im(np.zeros((2, 64)), (2, 2, 4, 4), 1, stride=(2, 1), padding=2).shape == (2, 2, 4, 4)
     with pytest.raises(mc.InputError, match="padded images"):
         col2im(np.zeros((1, 72)), (2, 1, 4, 4), 1, stride=(2, 1), padding=((2, 2), (2, 3)))
 
@@ -153,6 +155,7 @@ def test_the_exact_limits_of_a_layer(monkeypatch):
         monkeypatch.setattr(mc.im2col, "BUDGET", budget)
         with pytest.raises(mc.InputError, match="output"):
             built(lambda: mc.UpSampling2D((size, 1)), (1, 4, 1), "float32")  # noqa: B023
+        built(lambda: mc.UpSampling2D(10), (1, 4, 1), "float32")
     monkeypatch.setattr(mc.im2col, "BUDGET", 2**28 + 16)
     built(lambda: mc.UpSampling2D((2**24 + 1, 1)), (1, 4, 1), "float32")
 
@@ -182,6 +185,7 @@ def test_integers_are_neither_cut_nor_wrapped(dtype):
     columns = im2col(x, 2)
     assert columns.dtype == x.dtype
     np.testing.assert_array_equal(col2im(columns, x.shape, 2), col2im(columns * 1.0, x.shape, 2))
+    assert im2col(x, 2, padding=1, fill=1)[0, 0] == 1
     for fill in (0.5, -np.inf, np.nan):
         with pytest.raises(mc.InputError, match="cannot hold"):
             im2col(x, 2, padding=1, fill=fill)
@@ -251,6 +255,7 @@ def test_the_defaults_are_a_stride_of_one_and_no_padding(rng):
     assert output_size(5, 2) == 4
     explicit = {"stride": 1, "padding": 0, "dilation": 1}
     assert Window(3) == Window.of(3) == Window(3, **explicit)
+    assert Window(3) == Window(3, owner="a layer") and repr(Window(3)) == repr(Window(3, owner="a layer"))
     np.testing.assert_array_equal(im2col(x, 3), im2col(x, 3, **explicit))
     np.testing.assert_array_equal(im2col(x, 1, padding=1), im2col(x, 1, padding=1, fill=0))
     np.testing.assert_array_equal(pad(x, ((1, 0), (0, 1))), pad(x, ((1, 0), (0, 1)), fill=0))
@@ -275,6 +280,12 @@ def test_the_defaults_of_pooling_are_squares_of_two_side_by_side(pool, rng):
     padded = {"stride": 1, "padding": 1}
     if pool is mc.AvgPool2D:
         np.testing.assert_array_equal(pool(2, **padded)(x), pool(2, **padded, count_include_pad=False)(x))
+
+
+def test_a_pooling_of_ones_own_needs_its_method():
+    Median = type("Median", (Pooling2D,), {})
+    with pytest.raises(NotImplementedError, match="Median needs a pool"):
+        Median()(np.zeros((1, 1, 2, 2)))
 
 
 WINDOW_LAYERS = [
@@ -304,6 +315,25 @@ def test_groups_must_divide_channels_and_filters():
         mc.Conv2D(6, 3, groups=4)
     with pytest.raises(mc.InputError, match="6 channels into 4 groups"):
         mc.Conv2D(8, 3, groups=4).build((6, 5, 5))
+
+
+def test_a_convolution_counts_its_multiplications_and_may_have_no_bias():
+    layer = mc.Conv2D(6, (3, 2), groups=3, use_bias=False)
+    assert layer.build((9, 5, 7)) == (6, 3, 6) and layer.bias is None and set(layer.parameters()) == {"weight"}
+    assert layer.multiply_adds((9, 5, 7)) == 6 * 3 * 6 * (9 // 3) * 3 * 2
+
+
+@pytest.mark.parametrize("name", ["filters", "groups"])
+def test_filters_and_groups_are_integers_above_zero(name):
+    for number in (0, -1, 1.0, True, "1", None):
+        with pytest.raises(mc.InputError, match=name):
+            mc.Conv2D(**({"filters": 6, "kernel_size": 3} | {name: number}))
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(4, (3, 2, 2, 2)), (4, (2, 4, 2, 2)), (5, (2, 2, 2, 2))])
+def test_the_loops_refuse_kernels_that_do_not_fit_the_groups(channels, shape):
+    with pytest.raises(mc.InputError, match="2 groups"):
+        convolution_by_loops(np.ones((1, channels, 3, 3)), np.ones(shape), groups=2)
 
 
 def test_windows_overlap_where_a_stride_is_less_than_their_extent():

@@ -5,8 +5,14 @@ import pathlib
 
 import numpy as np
 
-IMAGES = {"lenet5": 8192, "conv_pool": 2048, "two_conv": 512}  # in an epoch, unless the user chooses another number
-LEARNING_RATE = {"lenet5": 0.001, "conv_pool": 0.01, "two_conv": 0.01}  # LeNet-5 learns with Adam, the others with SGD
+IMAGES = {
+    "lenet5": 8192,
+    "conv_pool": 2048,
+    "two_conv": 512,
+    "small_resnet": 2048,
+}  # in an epoch, unless the user chooses another number
+LEARNING_RATE = {"lenet5": 0.001, "conv_pool": 0.01, "two_conv": 0.01, "small_resnet": 0.001}
+WITH_ADAM = ("lenet5", "small_resnet")  # the others learn with SGD
 EPSILON = 1e-7  # Adam's; the other libraries' defaults differ
 
 CONV64 = "conv64"  # not a network: one convolution of 64 to 64 channels, 3x3, same, on 28x28, forward and backward
@@ -18,7 +24,7 @@ class Case:
     """One network at one batch size.
 
     Attributes:
-        net: "lenet5", "conv_pool", "two_conv" or "conv64".
+        net: "lenet5", "conv_pool", "two_conv", "small_resnet" or "conv64".
         batch: images a step.
         folder: of the images, the labels and the first weights, as `.npy` files.
         threads: how many a contender may use.
@@ -35,7 +41,7 @@ class Case:
 
     @property
     def uses_adam(self):
-        return self.net == "lenet5"
+        return self.net in WITH_ADAM
 
     def write_data(self, images=None):
         """Write random images and labels, at least one batch; for conv64 the input and the gradient of the output."""

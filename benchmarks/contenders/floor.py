@@ -49,6 +49,12 @@ def products(net, N):
         ],
         "conv_pool": [conv(N, 1, 16, 3, 28), dense(N, 3136, 5000), dense(N, 5000, 10)],
         "two_conv": [conv(N, 1, 16, 3, 28), conv(N, 16, 32, 3, 28), dense(N, 25088, 5000), dense(N, 5000, 10)],
+        "small_resnet": [
+            conv(N, 1, 16, 3, 28),
+            *[conv(N, 16, 32, 3, 14), conv(N, 32, 32, 3, 14), conv(N, 32, 32, 3, 14)],
+            *[conv(N, 32, 64, 3, 7), conv(N, 64, 64, 3, 7), conv(N, 64, 64, 3, 7)],
+            dense(N, 64, 10),
+        ],
         "conv64": [conv(N, 64, 64, 3, 28)],
     }[net]
 

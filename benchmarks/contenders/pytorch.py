@@ -8,6 +8,22 @@ from torch import nn
 
 from benchmarks.contenders.case import EPSILON, LEARNING_RATE
 
+
+class Residual(nn.Sequential):
+    """`x + f(x)`, f being the layers in a row."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def normalized(inputs, filters, stride=1):
+    return [nn.Conv2d(inputs, filters, 3, stride, padding=1, bias=False), nn.BatchNorm2d(filters)]
+
+
+def block(filters):
+    return [Residual(*normalized(filters, filters), nn.ReLU(), *normalized(filters, filters)), nn.ReLU()]
+
+
 LAYERS = {
     "lenet5": lambda: [
         nn.Conv2d(1, 6, 5, padding="same"),
@@ -42,6 +58,19 @@ LAYERS = {
         nn.ReLU(),
         nn.Linear(5000, 10),
     ],
+    "small_resnet": lambda: [
+        *normalized(1, 16),
+        nn.ReLU(),
+        *normalized(16, 32, stride=2),
+        nn.ReLU(),
+        *block(32),
+        *normalized(32, 64, stride=2),
+        nn.ReLU(),
+        *block(64),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    ],
     "conv64": lambda: [nn.Conv2d(64, 64, 3, padding="same")],
 }
 
@@ -67,6 +96,9 @@ class Contender:
     def copy_weights(self, model, case):
         for parameter, value in zip(model.parameters(), case.weights(), strict=True):
             parameter.copy_(torch.from_numpy(value))
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
 
 
 class Network(Contender):
@@ -116,7 +148,10 @@ class Network(Contender):
 
     @torch.inference_mode()
     def infer(self, i):
-        return self.model(self.images[self.rows(i)]).softmax(dim=1)
+        self.model.eval()
+        probabilities = self.model(self.images[self.rows(i)]).softmax(dim=1)
+        self.model.train()
+        return probabilities
 
     def epoch(self):
         """PyTorch has no `fit`: this is its users' loop, on tensors in memory, which is faster than a DataLoader."""

@@ -132,3 +132,21 @@ def check_fraction(value, name):
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
+
+
+def check_classes(classes):
+    """The names of classes as a list of str.
+
+    Raises:
+        InputError: not a list of texts, or a name that is empty or appears twice.
+
+    >>> check_classes(("cat", "dog"))
+    ['cat', 'dog']
+    """
+    is_list = np.iterable(classes) and not isinstance(classes, (str, dict, set))  # which have an order
+    if not is_list or not all(isinstance(name, str) and name for name in classes):
+        raise InputError(f"classes must be a list of names, one for each class, got {quoted(classes)}")
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if list(classes).count(name) > 1)
+        raise InputError(f"classes must differ, and {quoted(twice)} is there twice")
+    return [str(name) for name in classes]

@@ -12,6 +12,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import mmap
 import os
 import zlib
@@ -23,7 +24,7 @@ from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError
 from minicnn.storage.files import cache_folder, temporary_folder
 
-CHUNK_ROWS = 2**14  # rows written at a time
+CHUNK_SIZE = 2**24  # bytes written at a time, about
 
 
 def cached(kind, key, make, use=True):
@@ -107,7 +108,8 @@ def _write_array(path, array):
     header = io.BytesIO()
     fields = {"descr": array.dtype.str, "fortran_order": False, "shape": tuple(array.shape)}
     np.lib.format.write_array_header_1_0(header, fields)
-    rows = (np.ascontiguousarray(array[start : start + CHUNK_ROWS]) for start in range(0, array.shape[0], CHUNK_ROWS))
+    step = max(1, CHUNK_SIZE // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))  # rows
+    rows = (np.ascontiguousarray(array[start : start + step]) for start in range(0, array.shape[0], step))
     checksum = 0
     with open(path, "wb") as file:
         for chunk in itertools.chain([header.getvalue()], rows):

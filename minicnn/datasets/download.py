@@ -145,7 +145,7 @@ def _verification_error(source, path):
             found = hashlib.file_digest(file, algorithm).hexdigest()
         return None if found == expected else f"its {algorithm} is {found}, the original's is {expected}"
     try:
-        idx.check(path, 3 if "images" in source.file else 1)
+        idx.check(path, "images" if "images" in source.file else "labels", (28, 28))
     except FileError as error:
         return str(error)
     return None

@@ -19,6 +19,7 @@ from minicnn.console import warn
 from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import FileError
 from minicnn.datasets.cache import cached
+from minicnn.datasets.dataset import Dataset
 from minicnn.storage.files import reading
 
 LETTERS = "ABCDEFGHIJ"
@@ -51,6 +52,8 @@ def load_letters(train=10000, test=2000, seed=0, fonts=None, cache=True):
         cache: store the letters on disk and read them from there the next time.
 
     Returns:
+        a `Dataset` with the classes A to J.
+
         images: uint8 (N, 28, 28), from 0 (dark background) to 255 (light letter).
         labels: int64 (N,), 0 for A to 9 for J, all equally frequent, shuffled.
 
@@ -77,7 +80,7 @@ def load_letters(train=10000, test=2000, seed=0, fonts=None, cache=True):
         return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
     sets = cached("letters", key, make, use=cache)
-    return (sets["x_train"], sets["y_train"]), (sets["x_test"], sets["y_test"])
+    return Dataset((sets["x_train"], sets["y_train"]), (sets["x_test"], sets["y_test"]), list(LETTERS))
 
 
 def _fonts(folder):

@@ -26,18 +26,20 @@ from minicnn.core.errors import FileError, InputError
 from minicnn.datasets import download, idx
 from minicnn.datasets.archives import Skipped, folder_files, is_clutter, tar_files, zip_files
 from minicnn.datasets.cache import cached
-from minicnn.datasets.idx import MAX_IMAGES, SIDE, check_every_letter
+from minicnn.datasets.dataset import Dataset
+from minicnn.datasets.idx import MAX_IMAGES
 from minicnn.datasets.images import read_image
 from minicnn.datasets.letters import LETTERS
 from minicnn.datasets.png import SIGNATURE, Decoder
-from minicnn.datasets.splits import merge_groups, stratified_split
+from minicnn.datasets.preprocessing import apply_switches, bright_borders, warn_of_borders
+from minicnn.datasets.splits import copy_groups, merge_groups, stratified_split
 from minicnn.storage.files import reading
 
 BATCH, BATCH_BYTES = 2**12, 2**22  # of files that are decoded together: their number, and about how many bytes
-BLOCK = 2**12  # images changed at a time
-BRIGHT = 160  # of 255; paper is brighter than that, even in a photograph, and random pixels are not
+SIDE = 28  # pixels
 MAX_NAME_LENGTH = 2**10  # characters of a file name that are stored
 _FORMAT = 4  # version of the cache
+_LIGHT_ON_DARK = "notMNIST has light letters on a dark ground"
 
 
 class NotMNIST(NamedTuple):
@@ -73,6 +75,8 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
         transpose: True for images whose rows and columns are exchanged, as in EMNIST's IDX files.
 
     Returns:
+        a `Dataset` with the classes A to J and the files that were skipped.
+
         images: uint8 (N, 28, 28), from 0 (background) to 255 (letter).
         labels: int64 (N,), 0 for A to 9 for J.
 
@@ -117,8 +121,9 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
         shown = ", ".join(_format_skipped(*pair) for pair in skipped[:5])
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         warn(f"{len(skipped)} files of {quoted(path, 300)} were skipped: {shown}{more}")
-    _warn_of_borders(path, notes["bright"])
-    return tuple((arrays[f"{side}_images"], arrays[f"{side}_labels"]) for side in ("train", "test"))
+    warn_of_borders(path, notes["bright"], _LIGHT_ON_DARK)
+    train, test = ((arrays[f"{side}_images"], arrays[f"{side}_labels"]) for side in ("train", "test"))
+    return Dataset(train, test, list(LETTERS), skipped=skipped)
 
 
 def read_notmnist(path, invert=False, transpose=False):
@@ -147,7 +152,7 @@ def read_notmnist(path, invert=False, transpose=False):
     """
     path = _check_path(path)
     data, _ = _read(path, _check_switches(invert, transpose))
-    _warn_of_borders(path, _bright_borders(data.images))
+    warn_of_borders(path, bright_borders(data.images), _LIGHT_ON_DARK)
     return data
 
 
@@ -173,42 +178,21 @@ def _read(path, switches):
     """The data at a path, and the number of images of the training set, or None if the data is not split yet."""
     pairs, others = idx.find(path)
     if pairs:
-        n_train = idx.image_count(pairs[0][0]) if len(pairs) == 2 else None
+        found = idx.read_labels(pairs)
+        for (file, labels_file), (shape, labels) in zip(pairs, found, strict=True):
+            idx.check_size(file, shape, (SIDE, SIDE))
+            if not 0 <= labels.min() <= labels.max() < len(LETTERS):
+                raise FileError(f"{quoted(labels_file, 300)} contains labels other than 0 (A) to 9 (J)")
+            _check_every_letter(labels_file, labels)
+        images = idx.read_images(pairs, [shape for shape, _ in found])
         skipped = [(name, "beside the IDX files that are read") for name in others]
-        data = NotMNIST(*idx.read_pairs(pairs), [], skipped)
+        data = NotMNIST(images, np.concatenate([labels for _, labels in found]), [], skipped)
+        n_train = len(found[0][1]) if len(pairs) == 2 else None
     else:
         files = folder_files if path.is_dir() else zip_files if zipfile.is_zipfile(path) else tar_files
         data, n_train = _decode_files(path, files(path)), None
-    _apply_switches(data.images, *switches)
+    apply_switches(data.images, *switches)
     return data, n_train
-
-
-def _apply_switches(images, invert, transpose):
-    """Invert and transpose the images in their memory."""
-    for start in range(0, len(images) if invert or transpose else 0, BLOCK):
-        block = images[start : start + BLOCK]
-        if transpose:
-            block[...] = block.swapaxes(1, 2).copy()
-        if invert:
-            np.subtract(255, block, out=block)
-
-
-def _bright_borders(images):
-    """The fraction of the images in which the pixels at the four borders are bright on average."""
-    bright = 0
-    for start in range(0, len(images), BLOCK):
-        block = images[start : start + BLOCK]
-        rows, columns = block[:, [0, -1]].reshape(len(block), -1), block[:, 1:-1, [0, -1]].reshape(len(block), -1)
-        bright += int((np.concatenate([rows, columns], axis=1).mean(axis=1) > BRIGHT).sum())
-    return bright / len(images)
-
-
-def _warn_of_borders(path, fraction):
-    if fraction > 0.5:
-        warn(
-            f"{fraction:.0%} of the images of {quoted(path, 300)} have a bright border: if they are dark letters on a "
-            "light ground, use invert=True; notMNIST has light letters on a dark ground"
-        )
 
 
 def _split_arrays(path, test_fraction, seed, group_by, switches):
@@ -216,12 +200,14 @@ def _split_arrays(path, test_fraction, seed, group_by, switches):
     data, n_train = _read(path, switches)
     images, labels = data.images, data.labels
     if n_train is None:
-        groups = {"copies": _copy_groups, "fonts": _font_groups, None: lambda data: None}[group_by](data)
+        groups = {"copies": lambda data: copy_groups(data.images), "fonts": _font_groups, None: lambda data: None}[
+            group_by
+        ](data)
         train, test = stratified_split(labels, test_fraction, np.random.default_rng(seed), groups)
         n_train, order = len(train), np.concatenate([train, test])
         labels = labels[order]
         _reorder(images, order)
-    notes = json.dumps({"skipped": data.skipped, "bright": _bright_borders(images)})
+    notes = json.dumps({"skipped": data.skipped, "bright": bright_borders(images)})
     return {
         "train_images": images[:n_train],
         "train_labels": labels[:n_train],
@@ -260,9 +246,16 @@ def _decode_files(path, files):
         reason = f"; the first of {len(skipped)} skipped files: {_format_skipped(*skipped[0])}" if skipped else ""
         expected = f"A..J/*.png of {SIDE} x {SIDE} pixels"
         raise FileError(f"{quoted(path, 300)} is not notMNIST: it contains no image {expected}{reason}")
-    check_every_letter(path, labels)
+    _check_every_letter(path, labels)
     images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, SIDE, SIDE)
     return NotMNIST(images, np.frombuffer(labels, dtype=np.uint8).astype(np.int64), names, skipped)
+
+
+def _check_every_letter(path, labels):
+    """Raise a FileError if a data set has no image of one of the letters."""
+    missing = [letter for letter, count in zip(LETTERS, np.bincount(labels, minlength=10), strict=True) if not count]
+    if missing:
+        raise FileError(f"{quoted(path, 300)} has no image of {', '.join(missing)}: the data set is incomplete")
 
 
 def _batches(path, files):
@@ -328,20 +321,13 @@ def _decode_png(data):
         return Skipped(str(error).removeprefix("the picture cannot be read: "))
 
 
-def _copy_groups(data):
-    """A group number for each image: a hash of its bytes, so that identical images have the same number."""
-    words = np.ascontiguousarray(data.images).reshape(len(data.images), -1).view(np.uint64)
-    factors = np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64) * 2 + 1
-    return words @ factors
-
-
 def _font_groups(data):
     """A group number for each image, the same for all letters of a font and for identical images."""
     if not data.names:
         raise InputError("IDX files do not contain font names: use group_by='copies'")
     numbers = {}
     fonts = [numbers.setdefault(name.rpartition("/")[2], len(numbers)) for name in data.names]
-    return merge_groups(fonts, _copy_groups(data))
+    return merge_groups(fonts, copy_groups(data.images))
 
 
 def _fingerprint(path):

@@ -1,10 +1,15 @@
-"""The lab's preprocessing of images before training."""
+"""What is done to arrays of images before training, and what is noticed in them."""
 
 import numbers
 
 import numpy as np
 
+from minicnn.console import warn
+from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
+
+BLOCK = 2**12  # images changed at a time
+BRIGHT = 160  # of 255; paper is brighter than that, even in a photograph, and random pixels are not
 
 
 def normalize(x, axis=1):
@@ -45,3 +50,49 @@ def normalize(x, axis=1):
     norm[norm == 0] = 1
     x /= norm
     return x
+
+
+def apply_switches(images, invert, transpose):
+    """Invert (255 - value) and transpose images (N, ..., H, W), as far as the switches are True.
+
+    Returns:
+        the images; the same array, changed in its memory, unless images that are not square are transposed.
+    """
+    if transpose and images.shape[-1] != images.shape[-2]:
+        images, transpose = np.ascontiguousarray(images.swapaxes(-1, -2)), False
+    for start in range(0, len(images) if invert or transpose else 0, BLOCK):
+        block = images[start : start + BLOCK]
+        if transpose:
+            block[...] = block.swapaxes(-1, -2).copy()
+        if invert:
+            np.subtract(255, block, out=block)
+    return images
+
+
+def bright_borders(images):
+    """The fraction of the images (N, H, W) in which the pixels at the four borders are bright on average.
+
+    >>> bright_borders(np.array([[[200, 200], [200, 200]], [[0, 255], [0, 0]]], "uint8"))
+    0.5
+    """
+    bright = 0
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK]
+        rows, columns = block[:, [0, -1]].reshape(len(block), -1), block[:, 1:-1, [0, -1]].reshape(len(block), -1)
+        bright += int((np.concatenate([rows, columns], axis=1).mean(axis=1) > BRIGHT).sum())
+    return bright / len(images)
+
+
+def warn_of_borders(path, fraction, expected):
+    """Warn if most images of a data set have a bright border, which means dark drawings on a light ground.
+
+    Args:
+        path: of the data, for the message.
+        fraction: of the images, as `bright_borders` returns it.
+        expected: what the network or the data set expects instead, for the message.
+    """
+    if fraction > 0.5:
+        warn(
+            f"{fraction:.0%} of the images of {quoted(path, 300)} have a bright border: if they are dark on a light "
+            f"ground, use invert=True; {expected}"
+        )

@@ -6,6 +6,7 @@ global state of matplotlib is not changed. Signed numbers are blue below zero an
 """
 
 import io
+import textwrap
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from minicnn.core.layers import Conv2D
 from minicnn.inspect import attribution
 from minicnn.inspect.explain.collect import class_names, one_image, states_restored
 from minicnn.markup import visible
+from minicnn.training.augmentation import Augmentation, check_images
 
 INK, SOFT, LINE = "#1c1d20", "#63666d", "#c9cad0"
 BLUE, ORANGE, PURPLE = "#1254a8", "#c45204", "#6a3fb5"
@@ -211,7 +213,8 @@ def confusion_matrix(labels, predictions, names=None):
     Args:
         labels: class indices (N,), or one-hot or soft rows (N, K).
         predictions: class indices (N,), or logits or probabilities (N, K).
-        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+        names: a text for each class, such as `model.classes`; where it is None, letters A, B, C... up to 26 classes,
+            numbers for more.
 
     Returns:
         a `Figure` whose image holds the fractions (K, K): of the images of class i, those predicted to be of class j.
@@ -249,7 +252,7 @@ def confusion_matrix(labels, predictions, names=None):
                 axes.text(j, i, f"{count}", ha="center", va="center", fontsize=8, color=colour)
     ticks = range(0, K, -(-K // 40))  # 40 names at most
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(ticks, [_literal(names[k]) for k in ticks], fontsize=9 if K <= 26 else 6)
+        axis.set_ticks(ticks, [_literal(_short(names[k], 40)) for k in ticks], fontsize=9 if K <= 26 else 6)
     if max(map(len, names)) > 3:
         axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlabel("predicted class", color=SOFT)
@@ -264,7 +267,8 @@ def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
         model_or_probabilities: a `Sequential` that ends in Softmax, or what its `predict(x)` returned, (N, K).
         x: images (N, C, H, W), or (N, H, W), as the model takes them.
         y: class indices (N,), or one-hot or soft rows (N, K).
-        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+        names: a text for each class; by default the model's `classes`, and where there are none letters A, B, C... up
+            to 26 classes, numbers for more.
         count: images shown, at most; the title reports how many mistakes there are.
 
     Returns:
@@ -285,23 +289,77 @@ def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
     wrong = metrics.confident_mistakes(probabilities, labels)
     if x.ndim not in (3, 4) or len(x) != len(labels):
         raise InputError(f"{len(labels)} labels need as many images (N, C, H, W) or (N, H, W), got shape {x.shape}")
-    names = class_names(probabilities.shape[1], names)
+    names = class_names(probabilities.shape[1], names, model_or_probabilities)
     shown = wrong[:count]
     if not len(shown):
         return empty_figure(4.8, 0.5, f"No mistakes among {len(labels):,} images")
     columns = min(len(shown), 4)
     rows = -(-len(shown) // columns)
     title = f"The most confident mistakes: {len(shown)} of {len(wrong):,}, among {len(labels):,} images"
-    figure = empty_figure(max(5, 1.45 * columns), 1.75 * rows + 0.4, title)
+    above = []
+    for index in shown:
+        predicted = int(probabilities[index].argmax())
+        label = _short(names[labels[index]], 17) if labels[index] < len(names) else labels[index]
+        percent = 100 * probabilities[index, predicted]
+        above.append([_literal(f"{_short(names[predicted], 17)} {percent:.0f} %"), _literal(f"label {label}")])
+    fits = max(len(", ".join(lines)) for lines in above) <= 24  # above its image
+    figure = empty_figure(max(5, 1.45 * columns), (1.75 if fits else 1.9) * rows + 0.4, title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
-    for axes, index in zip(grid, shown, strict=False):
-        predicted = int(probabilities[index].argmax())
-        percent = 100 * probabilities[index, predicted]
-        label = names[labels[index]] if labels[index] < len(names) else labels[index]
+    for axes, index, lines in zip(grid, shown, above, strict=False):
         _draw_image(axes, to_numpy(x[index]).reshape(-1, *x.shape[-2:]))
-        axes.set_title(_literal(f"{names[predicted]} {percent:.0f} %, label {label}"), fontsize=8.5, color=INK)
+        axes.set_title((", " if fits else "\n").join(lines), fontsize=8.5, color=INK)
+    return figure
+
+
+def augmented(augmentation, x, count=6, epochs=8):
+    """A contact sheet: images, and beside each how some epochs see it.
+
+    Args:
+        augmentation: a `minicnn.Augmentation`.
+        x: images (N, C, H, W), or (N, H, W), uint8 or floating point; the first ones are shown. Those of mixup are
+            mixed with any of `x`.
+        count: images shown, at most: a row each.
+        epochs: columns beside the original.
+
+    Returns:
+        a `Figure`.
+
+    Raises:
+        InputError: something else than an augmentation, or than images.
+        MissingPackageError: matplotlib is not installed.
+
+    >>> import minicnn as mc
+    >>> figure = augmented(mc.Augmentation(shift=2, rotate=10), np.zeros((5, 1, 28, 28), "uint8"), count=2, epochs=3)
+    >>> len(figure.axes), figure.get_suptitle()
+    (8, 'Augmentation(shift=2, rotate=10)')
+    """
+    count, epochs = check_integer(count, "count", "augmented"), check_integer(epochs, "epochs", "augmented")
+    if not isinstance(augmentation, Augmentation):
+        raise InputError(f"augmented needs a minicnn.Augmentation, got {quoted(augmentation)}")
+    if getattr(x, "ndim", None) == 3:
+        x = x[:, None]
+    check_images(x)
+    if not len(x):
+        raise InputError("augmented needs one image at least")
+    everyone = np.arange(len(x))
+    shown, labels = everyone[:count], np.zeros(len(x), dtype=int)
+    columns = [to_numpy(x[shown])]
+    columns += [augmentation.views(x, labels, everyone, epoch, 1)[0][shown] for epoch in range(epochs)]
+    H, W = x.shape[2:]
+    width, height = (1, H / W) if H < W else (W / H, 1)
+    title = "\n".join(textwrap.wrap(repr(augmentation), max(30, round(13 * width * (epochs + 1)))))
+    size = (max(3.2, (epochs + 1) * width + 0.2), len(shown) * height + 0.5 + 0.2 * title.count("\n"))
+    figure = empty_figure(*size, title)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    grid = figure.subplots(len(shown), epochs + 1, squeeze=False)
+    low, high = min(image.min() for image in columns), max(image.max() for image in columns)
+    for column, images in enumerate(columns):
+        grid[0, column].set_title("original" if not column else f"epoch {column}", fontsize=8.5, color=INK)
+        for axes, image in zip(grid[:, column], images, strict=True):
+            _draw_image(axes, image, (low, high))
+            axes.spines[:].set_color(PURPLE if not column else LINE)
     return figure
 
 
@@ -310,7 +368,8 @@ def saliency(model, image, label=None, names=None):
 
     Args:
         model, image, label: as there.
-        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+        names: a text for each class; by default `model.classes`, and where there are none letters A, B, C... up to 26
+            classes, numbers for more.
 
     Returns:
         a `Figure`. For several channels it shows the largest gradient at each pixel.
@@ -334,7 +393,8 @@ def occlusion(model, image, label=None, size=5, stride=1, grey=0.5, names=None):
 
     Args:
         model, image, label, size, stride, grey: as there.
-        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+        names: a text for each class; by default `model.classes`, and where there are none letters A, B, C... up to 26
+            classes, numbers for more.
 
     Returns:
         a `Figure`.
@@ -355,7 +415,7 @@ def occlusion(model, image, label=None, size=5, stride=1, grey=0.5, names=None):
 
 def _beside_image(model, image, label, names, numbers, title, meaning, stride=1):
     """An image, and beside it a map with one number for every `stride` x `stride` pixels."""
-    names = class_names(model.shapes[-1][0], names)
+    names = [_short(name, 40) for name in class_names(model.shapes[-1][0], names, model)]
     x = one_image(model, image)
     with states_restored(model):
         predicted = int(to_numpy(model(x))[0].argmax())
@@ -364,12 +424,12 @@ def _beside_image(model, image, label, names, numbers, title, meaning, stride=1)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.06))
     H, W = x.shape[2:]
     _draw_image(left, to_numpy(x)[0])
-    left.set_title(_literal(f"the image; predicted class: {names[predicted]}"), fontsize=9, color=INK)
+    left.set_title(_wrapped(f"the image; predicted class: {names[predicted]}"), fontsize=9, color=INK)
     height, width = numbers.shape
     extent = (-0.5, width * stride - 0.5, height * stride - 0.5, -0.5)
     _colour_bar(figure, right, _draw_signed(right, numbers, np.abs(numbers).max(), extent))
     right.set(xlim=(-0.5, W - 0.5), ylim=(H - 0.5, -0.5), xticks=[], yticks=[])
-    right.set_title(_literal(meaning.format(about)), fontsize=9, color=INK)
+    right.set_title(_wrapped(meaning.format(about)), fontsize=9, color=INK)
     return figure
 
 
@@ -378,14 +438,27 @@ def _literal(text):
     return visible(text).replace("$", r"\$")
 
 
+def _short(name, length):
+    """A name, cut off where it is longer than there is room for."""
+    return name if len(name) <= length else f"{name[: length - 3]}..."
+
+
+def _wrapped(text):
+    """A text above a picture, in lines that fit."""
+    return "\n".join(map(_literal, textwrap.wrap(text, 46) if len(text) > 60 else [text]))
+
+
 def _count(count, limit):
     return f"{count}" if count <= limit else f"the first {limit} of {count}"
 
 
-def _draw_image(axes, pixels):
-    """An image (C, H, W), scaled to [0, 1] if needed: three channels in colour, else their mean in grey."""
+def _draw_image(axes, pixels, extremes=()):
+    """An image (C, H, W), scaled to [0, 1] if needed: three channels in colour, else their mean in grey.
+
+    Images with the same `extremes`, the smallest and the largest number of all of them, are drawn in one scale.
+    """
     full = 255 if pixels.dtype == np.uint8 else 1
-    low, high = min(0, pixels.min()), max(full, pixels.max())
+    low, high = min(0, pixels.min(), *extremes), max(full, pixels.max(), *extremes)
     shown = (pixels - low) / ((high - low) or 1)
     if len(shown) == 3:
         axes.imshow(shown.transpose(1, 2, 0), interpolation="nearest")

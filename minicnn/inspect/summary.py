@@ -3,6 +3,7 @@
 import math
 
 from minicnn.core import operations
+from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
 from minicnn.core.layers import Conv2D, Conv2DTranspose
 from minicnn.markup import fill, table
@@ -67,6 +68,8 @@ def _table(model, batch_size):
     frozen = sum(p.value.size for p in model.parameters().values() if not p.trainable)
     if frozen:
         totals.insert(2, f"Frozen: {frozen:,} of them")
+    if model.classes is not None:
+        totals.insert(1, f"Classes: {len(model.classes)} ({quoted(', '.join(model.classes), 70)[1:-1]})")
     return rows, totals
 
 

@@ -36,6 +36,8 @@ def save(path, model, library):
     arrays, states = states_of(model)
     arrays |= {name: operations.current.to_numpy(p.value) for name, p in model.parameters().items()}
     description = {**describe(model, library), "states": states, "tied": _tied(model)}
+    if model.classes is not None:
+        description["classes"] = model.classes
     write_arrays(path, "model", description, arrays)
 
 
@@ -261,6 +263,7 @@ def _make(file, make, library, custom):
     shape = tuple(check_integer(n, "input_shape", "Sequential") for n in description["input_shape"])
     with _zeros_first(model, file.size):
         model.build(shape)
+    model.classes = description.get("classes")  # older files have none
     for name, first in description["tied"].items():
         _tie(model, name, model.parameters()[first])
     return model

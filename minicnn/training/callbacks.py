@@ -16,11 +16,13 @@ import numpy as np
 
 from minicnn.core import operations
 from minicnn.core.arguments import Configured
-from minicnn.core.checks import check_flag, check_integer, quoted
+from minicnn.core.checks import check_flag, check_integer, check_number, quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.layer import kept_arrays
 from minicnn.core.schedules import Constant
 from minicnn.storage.files import atomic_write, check_writable, destination, open_file, path_text
+
+AVERAGED = 2**18  # numbers that `AveragedWeights` averages at a time: as many as the processor's cache holds
 
 
 class Callback(Configured):
@@ -61,6 +63,13 @@ class Callback(Configured):
 
     def on_epoch_end(self, epoch, logs):
         """After an epoch, with its numbers by name: those of the history."""
+
+    def on_test_begin(self):
+        """Before the model is evaluated and kept: before the validation and `on_epoch_end` of an epoch, and before
+        `on_train_end`."""
+
+    def on_test_end(self):
+        """After the validation and `on_epoch_end` of an epoch, also where they raise; not after `on_train_end`."""
 
     def on_train_end(self):
         """After the last epoch; not when the run is interrupted."""
@@ -409,6 +418,103 @@ class CSVLogger(Callback):
         if not isinstance(state["text"], str):
             raise ValueError(f"CSVLogger's text is {state['text']!r:.60}")
         self.text = state["text"]
+
+
+class AveragedWeights(Callback):
+    """Evaluate and keep an average of the weights over the steps: it is less noisy than the weights of the last step.
+
+        average = d * average + (1 - d) * weights      after step t = 1, 2, ...,  d = min(decay, (1 + t) / (10 + t))
+
+    So are the floating point states, such as the running statistics of BatchNorm. The training itself does not change.
+    Of `fit`, the validation, every `on_epoch_end` (`ModelCheckpoint`, `EarlyStopping(restore_best_weights=True)`) and
+    the model at the end have the average; the training loss and accuracy are those of the weights in training. A run
+    that is interrupted, by Ctrl-C or an error, leaves the weights in training; its checkpoint has both. It takes the
+    memory of a second copy of the weights, and of a third one during the validation.
+
+    Args:
+        decay: how much of the average remains at a step, at least 0 and less than 1: with 0.999 it is mostly one of the
+            last thousand steps. The early steps have less, so that the first weights are soon forgotten.
+
+    Attributes:
+        averages: {name: array of the backend} of the averages, by the names of parameters and states.
+        t: steps that were averaged.
+
+    Raises:
+        InputError: a decay out of its range.
+
+    >>> import minicnn as mc
+    >>> model = mc.Sequential([mc.Dense(3)], input_shape=(4,))
+    >>> x, y = np.ones((8, 4), "float32"), np.zeros(8, int)
+    >>> averaged = AveragedWeights(decay=0.9)
+    >>> history = model.fit(x, y, epochs=3, callbacks=[averaged], verbose=False)
+    >>> bool((model.layers[0].weight.value == averaged.averages["dense_1.weight"]).all())
+    True
+
+    Source: Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the decay of the early
+    steps is that of TensorFlow's ExponentialMovingAverage. At the end the model has the average as with `use_ema` of
+    Keras's optimizers; timm keeps a second model instead.
+    """
+
+    def __init__(self, decay=0.999):
+        self.decay = check_number(decay, "decay", "AveragedWeights", below=1)
+        self.averages, self.t, self.trained, self.items = {}, 0, {}, []
+
+    def on_train_begin(self):
+        self.t, self.trained, self.averages = 0, {}, {}
+        self.on_epoch_begin(0)
+
+    def on_epoch_begin(self, epoch):
+        self.items = [(name, item) for name, item in kept_arrays(self.model) if item.value.dtype.kind == "f"]
+        for name, item in self.items:
+            if name not in self.averages:  # a layer may be added in training
+                self.averages[name] = item.value.copy()
+
+    def on_batch_end(self, batch, loss):
+        self.t += 1
+        d = min(self.decay, (1 + self.t) / (10 + self.t))
+        for name, item in self.items:
+            average, value = (array.reshape(array.shape or 1) for array in (self.averages[name], item.value))
+            rows = max(1, AVERAGED * len(value) // max(1, value.size))
+            for start in range(0, len(value), rows):
+                block = slice(start, start + rows)
+                change = value[block] - average[block]
+                change *= 1 - d
+                average[block] += change  # exact where nothing changes
+
+    def on_test_begin(self):
+        self.trained = {name: item.value.copy() for name, item in self.items}
+        self._set(self.averages)
+
+    def on_test_end(self):
+        self._set(self.trained)
+        self.trained = {}
+
+    def on_train_end(self):
+        self.trained = {}
+
+    def state_dict(self):
+        averages = {
+            f"average.{name}": np.array(operations.current.to_numpy(value)) for name, value in self.averages.items()
+        }
+        return {"t": self.t} | averages
+
+    def load_state_dict(self, state):
+        if type(state["t"]) is not int or state["t"] < 0:
+            raise ValueError(f"AveragedWeights's t is {state['t']!r:.60}")
+        averages = {name.removeprefix("average."): value for name, value in state.items() if name != "t"}
+        items = dict(self.items)
+        if averages.keys() != items.keys():
+            raise ValueError("AveragedWeights has averages of other weights")
+        for name, value in averages.items():
+            if value.shape != items[name].value.shape or value.dtype != items[name].value.dtype:
+                raise ValueError(f"AveragedWeights's average of {name} is {value.dtype} {value.shape}")
+        self.t = state["t"]
+        self.averages = {name: operations.current.array(value).copy() for name, value in averages.items()}
+
+    def _set(self, values):
+        for name, item in self.items:
+            if name in values:
+                item.value[...] = values[name]
 
 
 class LambdaCallback(Callback):

@@ -6,6 +6,7 @@ order of the images for every epoch, measures, reports, and keeps the run in a
 file from which it can be resumed.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from minicnn.core.metrics import correct
 from minicnn.core.optimizers import Adam, Optimizer
 from minicnn.core.parameter import watch_gradients
 from minicnn.datasets.splits import Rows, stratified_split
+from minicnn.training.augmentation import check_augmentation
 from minicnn.training.callbacks import Callback
 from minicnn.training.checkpoint import Checkpoint, check_outputs, fingerprint, locks_checkpoint, settings_of
 from minicnn.training.checks import check_set, warn_of_pixels, warn_of_scale
@@ -130,6 +132,7 @@ def fit(
     checkpoint=None,
     checkpoint_every=300.0,
     resume=False,
+    augmentation=None,
 ):
     """Train a model; the arguments are those of `Sequential.fit`."""
     run = Run(
@@ -147,6 +150,8 @@ def fit(
     smallest_and_largest = check_set(model, x, y, run.loss)
     warn_of_pixels(x, *smallest_and_largest)
     model.learned_range = smallest_and_largest
+    if augmentation is not None:
+        check_augmentation(augmentation, model, y, run.loss)
     train, held_out = _split(y, run.loss, validation_split, model.seed)
     if validation_data is not None:
         validation_data = _check_pair(model, validation_data, run.loss, validation_split)
@@ -165,6 +170,7 @@ def fit(
             "labels": fingerprint(y),
             "validation_split": validation_split,
             "validation_data": None if validation_data is None else [fingerprint(part) for part in validation_data],
+            "augmentation": None if augmentation is None else settings_of(augmentation),
             "callbacks": [{"class": type(callback).__name__, **callback.config()} for callback in run.callbacks],
         }
         file = Checkpoint(checkpoint, run, settings)
@@ -172,7 +178,10 @@ def fit(
     elif resume:
         raise InputError("fit with resume=True needs checkpoint=PATH, the file of the run")
 
-    x, y = current.keep(x), current.keep(y)
+    if augmentation is None:
+        x, y = current.keep(x), current.keep(y)
+    elif current.owns(x):  # images are changed in main memory
+        x = current.to_numpy(x)
     validation = None
     if validation_data is not None:
         validation = tuple(map(current.keep, validation_data))
@@ -188,11 +197,14 @@ def fit(
     # An overflow is reported by the guard, which says more than NumPy's warning.
     with Guard(model, run.loss) as guard, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         while run.epoch < epochs and not run.finished and not interrupts.requested:
-            order = train
-            if shuffle:  # from the steps taken before this epoch: a second `fit` continues with new orders
-                order = np.random.default_rng([model.seed, run.optimizer.steps - run.batch]).permutation(train)
+            order, seen = train, (x, y)
+            steps = run.optimizer.steps - run.batch  # before this epoch: a second `fit` continues with new orders
+            if shuffle:
+                order = np.random.default_rng([model.seed, steps]).permutation(train)
+            if augmentation is not None:
+                seen = augmentation.views(x, y, train, steps, model.shapes[-1][-1])
             with Progress(f"epoch {run.epoch + 1}/{epochs}", len(order), run.seen, verbose) as progress:
-                _train_epoch(run, x, y, order, step, guard, progress, file, checkpoint_every, interrupts)
+                _train_epoch(run, *seen, order, step, guard, progress, file, checkpoint_every, interrupts)
                 if not run.seen:  # a callback stopped the training before its first batch
                     run.finished = True
                 elif not interrupts.requested:
@@ -201,8 +213,9 @@ def fit(
             _save(run, guard, file)
     is_done = run.epoch >= epochs or run.finished
     if is_done:
-        for callback in run.callbacks:
-            callback.on_train_end()
+        for method in ("on_test_begin", "on_train_end"):  # the model is kept as it is evaluated
+            for callback in run.callbacks:
+                getattr(callback, method)()
     if interrupts.requested:
         raise _interrupted(run, interrupts.requested, is_done, checkpoint)
     return run.history
@@ -229,34 +242,40 @@ def _train_epoch(run, x, y, order, step, guard, progress, file, checkpoint_every
             callback.on_epoch_begin(run.epoch)
     starts = range(run.batch * run.batch_size, len(order), run.batch_size)
     batches = [order[start : start + run.batch_size] for start in starts]
-    for rows, images in zip(batches, current.batches(x, batches), strict=True):
-        if model.stop_training:
-            break
-        labels = current.array(current.take(y, rows))
-        guard.begin_batch(run, images, labels)
-        run.learning_rate = float(run.optimizer.learning_rate)
-        if run.is_checked:
-            loss, outputs = step(images, labels, guard)
-        else:
-            with watch_gradients() as receivers:
+    with contextlib.closing(current.batches(x, batches)) as prepared:
+        for rows, images in zip(batches, prepared, strict=True):
+            if model.stop_training:
+                break
+            labels = current.array(current.take(y, rows))
+            guard.begin_batch(run, images, labels)
+            run.learning_rate = float(run.optimizer.learning_rate)
+            if run.is_checked:
                 loss, outputs = step(images, labels, guard)
-            _check_receivers(model, receivers)
-            run.is_checked = True
-        run.count(loss, outputs, labels)
-        progress.update(len(rows), run.means)
-        now = time.perf_counter()
-        run.seconds = before + now - started
-        try:
-            for callback in run.callbacks:
-                callback.on_batch_end(run.batch - 1, loss)
-        except Exception:
-            _save(run, guard, file)
-            raise
-        if interrupts.requested:
-            break
-        if checkpoint_every is not None and now - saved >= checkpoint_every:
-            _save(run, guard, file)
-            saved = time.perf_counter()
+            else:
+                with watch_gradients() as receivers:
+                    loss, outputs = step(images, labels, guard)
+                _check_receivers(model, receivers)
+                run.is_checked = True
+            run.count(loss, outputs, labels)
+            progress.update(len(rows), run.means)
+            now = time.perf_counter()
+            run.seconds = before + now - started
+            errors = []
+            for (
+                callback
+            ) in run.callbacks:  # after an error the others, too: what they remember is saved with this batch
+                try:
+                    callback.on_batch_end(run.batch - 1, loss)
+                except Exception as error:
+                    errors.append(error)
+            if errors:
+                _save(run, guard, file)
+                raise errors[0]
+            if interrupts.requested:
+                break
+            if checkpoint_every is not None and now - saved >= checkpoint_every:
+                _save(run, guard, file)
+                saved = time.perf_counter()
 
 
 def _check_receivers(model, receivers):
@@ -274,27 +293,45 @@ def _end_epoch(run, validation, batch_size, guard, progress, file):
     """Measure, report, and go to the next epoch."""
     guard.check_weights(run)
     measured = run.means()
-    if validation is not None:
-        val_loss, val_accuracy = _measure(run.model, *validation, run.loss, max(batch_size, 512))
-        if not math.isfinite(val_loss):
-            raise DivergenceError(
-                f"the validation loss after epoch {run.epoch + 1} is {val_loss}, while the training loss is "
-                f"{measured['loss']:.4g}: look at the validation data",
-                history=run.history,
-            )
-        measured["val_loss"] = val_loss
-        if val_accuracy is not None:
-            measured["val_accuracy"] = val_accuracy
-    measured |= {"learning_rate": run.learning_rate, "seconds": run.seconds}
     if run.callbacks:  # so that a callback that raises costs nothing
         _save(run, guard, file)
-    for callback in run.callbacks:
-        callback.on_epoch_end(run.epoch, dict(measured))
+    with _as_evaluated(run.callbacks):
+        if validation is not None:
+            measured |= _validate(run, validation, batch_size, measured["loss"])
+        measured |= {"learning_rate": run.learning_rate, "seconds": run.seconds}
+        for callback in run.callbacks:
+            callback.on_epoch_end(run.epoch, dict(measured))
     run.history.record(measured)
     run.finished = run.model.stop_training
     run.begin_epoch(run.epoch + 1)
     _save(run, guard, file)
     progress.finish(measured)  # after the file is saved: printing may be stopped
+
+
+@contextlib.contextmanager
+def _as_evaluated(callbacks):
+    """A block in which the model has the weights that are evaluated and kept, where a callback has others."""
+    begun = []
+    try:
+        for callback in callbacks:
+            begun.append(callback)
+            callback.on_test_begin()
+        yield
+    finally:
+        for callback in reversed(begun):
+            callback.on_test_end()
+
+
+def _validate(run, validation, batch_size, training_loss):
+    """The numbers of the validation set."""
+    val_loss, val_accuracy = _measure(run.model, *validation, run.loss, max(batch_size, 512))
+    if not math.isfinite(val_loss):
+        raise DivergenceError(
+            f"the validation loss after epoch {run.epoch + 1} is {val_loss}, while the training loss is "
+            f"{training_loss:.4g}: look at the validation data",
+            history=run.history,
+        )
+    return {"val_loss": val_loss} | ({} if val_accuracy is None else {"val_accuracy": val_accuracy})
 
 
 def _save(run, guard, file):
@@ -375,13 +412,14 @@ def _measure(model, x, y, loss, batch_size):
     current = operations.current
     total_loss, n_correct = 0.0, 0
     batches = [slice(start, start + batch_size) for start in range(0, len(y), batch_size)]
-    for rows, images in zip(batches, current.batches(x, batches), strict=True):
-        outputs, _ = model.forward(images)
-        labels = current.array(y[rows])
-        value, _ = loss.compute_checked(outputs, labels)
-        total_loss = total_loss + value.astype("float64") * len(labels)
-        if loss.is_classification:
-            n_correct = n_correct + correct(outputs, labels)
+    with contextlib.closing(current.batches(x, batches)) as prepared:
+        for rows, images in zip(batches, prepared, strict=True):
+            outputs, _ = model.forward(images)
+            labels = current.array(y[rows])
+            value, _ = loss.compute_checked(outputs, labels)
+            total_loss = total_loss + value.astype("float64") * len(labels)
+            if loss.is_classification:
+                n_correct = n_correct + correct(outputs, labels)
     return operations.to_float(total_loss) / len(y), operations.to_float(n_correct) / len(
         y
     ) if loss.is_classification else None

@@ -1,11 +1,12 @@
 """The backend "numpy", the default: the operations of the core on all cores of the processor.
 
-The files, from the ground up: `threads.py` and `layout.py`; `matmul.py`,
+The files, from the ground up: `threads.py`, `prefetch.py` and `layout.py`; `matmul.py`,
 `gradients.py` and `updates.py` for the matrix products and what is done with
 them; `convolution.py`, `winograd.py` and `pooling.py` for the images. Each
 trick says what it gains, and is tested against the backend "plain".
 """
 
+import functools
 import weakref
 
 import numpy as np
@@ -14,6 +15,7 @@ from minicnn.backends.numpy import convolution, gradients, pooling, updates
 from minicnn.backends.numpy.gradients import LowRank
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, parallel_matmul
+from minicnn.backends.numpy.prefetch import is_in_memory, prefetch
 from minicnn.backends.numpy.threads import (
     append_in_order,
     chunk_slices,
@@ -49,6 +51,12 @@ class NumpyOperations(Operations):
         else:
             ready[...] = x_last
         return batch_first(ready)
+
+    def batches(self, x, rows):
+        """As in the core. What is not simply an array in memory is prepared one batch ahead, in a thread."""
+        if is_in_memory(x) or thread_count() == 1:
+            return super().batches(x, rows)
+        return prefetch(functools.partial(self.take, x), list(rows))
 
     def convolve(self, x, weight, window, groups=1):
         return convolution.convolve(x, weight, window, groups)

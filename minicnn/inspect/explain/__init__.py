@@ -65,7 +65,8 @@ def explain(model, image, label=None, names=None, training=False, invert=False):
             picture (PNG, JPEG, ...) of any size, which is converted to grey or colour and fitted to the model's input;
             transparency, 16 bits and the camera's orientation are read as for training data.
         label: the right class, from 0; None for the predicted class.
-        names: a text for each class; by default letters A, B, C... up to 26 classes, numbers for more.
+        names: a text for each class; by default `model.classes`, and where there are none letters A, B, C... up to 26
+            classes, numbers for more.
         training: whether the layers compute as in training, where Dropout drops.
         invert: True for the path of a picture of dark letters on a light ground, if the model learned light on dark.
 

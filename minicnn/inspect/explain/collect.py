@@ -38,7 +38,7 @@ from minicnn.core.layers import (
     Tanh,
 )
 from minicnn.core.losses import SoftmaxCrossEntropy
-from minicnn.datasets.images import read_image
+from minicnn.datasets.images import read_fitted
 from minicnn.inspect.summary import count_parameters
 from minicnn.storage.models import states_restored
 
@@ -67,7 +67,7 @@ def collect(model, image, label=None, names=None, training=False, invert=False):
     """The page's data; the arguments are those of `minicnn.explain`."""
     x = one_image(model, image, invert=invert)
     check_label(model, label)
-    names = class_names(model.shapes[-1][0], names)
+    names = class_names(model.shapes[-1][0], names, model)
     with gradients_cleared(model), states_restored(model):
         steps = list(model.trace(x, training))
         logits = steps[-1][3]
@@ -104,8 +104,10 @@ def collect(model, image, label=None, names=None, training=False, invert=False):
     }
 
 
-def class_names(classes, names=None):
-    """A text for each class: the given ones; else letters up to 26 classes, numbers for more."""
+def class_names(classes, names=None, model=None):
+    """A text for each class: the given ones; else the model's; else letters up to 26 classes, numbers for more."""
+    if names is None:
+        names = getattr(model, "classes", None)
     if names is None:
         return [chr(65 + k) if classes <= 26 else str(k) for k in range(classes)]
     if len(names) != classes:
@@ -159,14 +161,10 @@ def one_image(model, image, caller="explain", invert=False):
 
 def _read(path, shape, invert):
     """A picture of any size as uint8 (C, H, W), fitted into the input with its proportions kept."""
-    from PIL import Image, ImageOps
-
     C, H, W = shape
     if C not in (1, 3):
         raise InputError(f"a picture has one channel or three, the model takes {C}: pass an array")
-    picture = Image.fromarray(read_image(path, invert=invert, mode="L" if C == 1 else "RGB"))
-    small = ImageOps.pad(picture, (W, H), Image.Resampling.LANCZOS)
-    return np.asarray(small).reshape(H, W, C).transpose(2, 0, 1)
+    return read_fitted(path, (H, W), invert, "L" if C == 1 else "RGB")
 
 
 def _array(x):

@@ -355,8 +355,8 @@ function pooling(layer, index, p, set) {
   if (max) cells.forEach((line, r) => line.forEach((index, c) => { if (index && (!largestTap || window[r][c] > window[largestTap[0]][largestTap[1]])) largestTap = [r, c]; }));
   const divisor = (r, s) => { const pixels = taps(layer).flat().map(([kh, kw]) => pixel(layer, r, s, kh, kw)); return layer.countPad ? pixels.length : pixels.filter(Boolean).length; };
   const real = cells.flat().filter(Boolean).length, count = divisor(p.r, p.s);
-  const about = max ? text("The output is the largest pixel of every window. The image becomes smaller, and a letter moved by a pixel looks almost the same.")
-    : text(`The output is the mean of every window: the sum of its pixels divided by ${count}${real < cells.flat().length ? (layer.countPad ? ", the padding counted" : ", the padding not counted") : ""}. The image becomes smaller, and a letter moved by a pixel looks almost the same.`);
+  const about = max ? text("The output is the largest pixel of every window. The image becomes smaller, and a shape moved by a pixel looks almost the same.")
+    : text(`The output is the mean of every window: the sum of its pixels divided by ${count}${real < cells.flat().length ? (layer.countPad ? ", the padding counted" : ", the padding not counted") : ""}. The image becomes smaller, and a shape moved by a pixel looks almost the same.`);
   const output = map(state.backward ? "gradient dy that arrives" : "output", OH, OW, plane(state.backward ? layer.dy : layer.y, p.f), { id: state.backward ? "dy" : "output", scale: largest(state.backward ? layer.dy : layer.y), selected: [p.r, p.s], move: (r, s, focus) => { const [h, w] = pixel(layer, r, s, 0, 0) ?? [0, 0]; set({ r, s, h, w }, focus); } });
   const chosen = channels("channel", layer.y, p.f, (f) => set({ f }));
   if (!state.backward) return [about, row(box(chosen, map("input", H, W, plane(layer.x, p.f), { scale: largest(layer.x), boxes: [field(layer, p.r, p.s)] })), box(output),

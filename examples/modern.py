@@ -1,0 +1,165 @@
+"""A network of today: small convolutions, batch normalization and residual blocks. 116,602 parameters.
+
+Run it from the project's folder: python examples/modern.py
+What made the difference:         python examples/modern.py --data PATH --ablation runs/modern
+
+The letters of a font are all on one side of the split, so the test letters come from fonts that the network never saw.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+from common import DOWNLOADS, finish, options
+from comparison.statistics import difference
+
+import minicnn as mc
+from minicnn.console import run_command, show
+from minicnn.storage.files import atomic_write
+
+SEEDS = (0, 1, 2)
+
+#: What the recipe consists of; each can be switched off.
+INGREDIENTS = {
+    "batch normalization": "each channel of a batch has mean 0 and variance 1",
+    "residual blocks": "a block learns what to add to its input",
+    "falling learning rate": "a warm-up, then half a cosine down to 0; without: constant, 0.001",
+    "label smoothing": "the right class is to have 0.91, each other one 0.01",
+    "augmentation": "each epoch sees every image shifted, turned and scaled a little",
+    "averaged weights": "the moving average of the weights is what is tested",
+}
+
+
+def network(without=(), seed=0):
+    """The network; `networks.small_resnet` is the same without the switches."""
+    normalized = "batch normalization" not in without
+
+    def convolution(filters, stride=1):
+        layers = [mc.Conv2D(filters, 3, stride=stride, padding=1, use_bias=not normalized)]
+        return layers + [mc.BatchNorm()] * normalized
+
+    def block(filters):
+        layers = [*convolution(filters), mc.ReLU(), *convolution(filters)]
+        return layers if "residual blocks" in without else [mc.Residual(layers)]
+
+    return mc.Sequential(  # (1, 28, 28)
+        [
+            *convolution(16), mc.ReLU(),  # (16, 28, 28)
+            *convolution(32, stride=2), mc.ReLU(), *block(32), mc.ReLU(),  # (32, 14, 14)
+            *convolution(64, stride=2), mc.ReLU(), *block(64), mc.ReLU(),  # (64, 7, 7)
+            mc.GlobalAvgPool2D(),  # (64,)
+            mc.Dense(10),
+            mc.Softmax(),
+        ],
+        input_shape=(1, 28, 28),
+        seed=seed,
+    )  # fmt: skip
+
+
+def train(model, train_set, chosen, without=(), **options_of_fit):
+    """Train by the recipe; returns the history and the optimizer."""
+    x, labels = train_set
+    steps = chosen.epochs * -(-len(x) // chosen.batch_size)
+    rising = -(-steps // 10)
+    falling = mc.WarmUp(mc.CosineDecay(0.003, steps=max(1, steps - rising)), steps=rising)
+    optimizer = mc.Adam(0.001 if "falling learning rate" in without else falling, weight_decay=0.01)
+    history = model.fit(
+        x,
+        labels,
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        optimizer=optimizer,
+        loss=mc.SoftmaxCrossEntropy(label_smoothing=0.0 if "label smoothing" in without else 0.1),
+        augmentation=None if "augmentation" in without else mc.Augmentation(shift=1, rotate=5, scale=0.05, shear=0.05),
+        callbacks=[] if "averaged weights" in without else [mc.AveragedWeights(0.99)],
+        **options_of_fit,
+    )
+    return history, optimizer
+
+
+def load(chosen, seed):
+    """The data, split by font, with the channel axis, and what it is."""
+    source = _archive(DOWNLOADS.get(chosen.data, chosen.data))
+    if chosen.data == "letters":
+        (x, y), (x_test, y_test) = mc.datasets.load_letters(seed=seed)
+        what = mc.datasets.LETTERS_DESCRIPTION
+    else:
+        (x, y), (x_test, y_test) = mc.datasets.load_notmnist(source, test_fraction=0.15, seed=seed, group_by="fonts")
+        what = f"notMNIST from {chosen.data}, other fonts in the test"
+    x, y = x[: chosen.samples], y[: chosen.samples]
+    show(f"data: {what}; {len(x):,} images to train on, {len(x_test):,} to test; backend {chosen.backend}")
+    return (x[:, None], y), (x_test[:, None], y_test), what
+
+
+def _archive(source):
+    """The archive in a folder that holds one, because its file names tell the fonts; else the source as it is."""
+    archives = [*pathlib.Path(source).glob("*.tar.gz"), *pathlib.Path(source).glob("*.zip")]
+    return archives[0] if len(archives) == 1 else source
+
+
+def one_run(chosen):
+    """Train the network, test it, save it, and draw its predictions; returns the exit code."""
+    train_set, test_set, what = load(chosen, chosen.seed)
+    model = network(seed=chosen.seed)
+    model.summary(chosen.batch_size)
+    resume = {"checkpoint": chosen.checkpoint, "resume": chosen.checkpoint is not None}
+    history, optimizer = train(model, train_set, chosen, **resume)
+    return finish(model, test_set, what, chosen, history, optimizer)
+
+
+def ablation(chosen):
+    """Train with all ingredients, and without each of them in turn; the results are kept in a folder."""
+    folder = pathlib.Path(chosen.ablation)
+    folder.mkdir(parents=True, exist_ok=True)
+    variants = {"all": (), **{f"without {name}": (name,) for name in INGREDIENTS}, "LeNet-5": None}
+    accuracies = {name: [] for name in variants}
+    for seed in SEEDS:
+        train_set, (x_test, y_test), what = load(chosen, seed)
+        for name, without in variants.items():
+            path = folder / f"{name} {seed} {chosen.epochs} epochs.json".replace(" ", "-")
+            if not path.exists():
+                if without is None:
+                    model = mc.networks.lenet5(seed=seed)
+                    model.fit(*train_set, epochs=10, batch_size=32, optimizer=mc.Adam(0.001))
+                else:
+                    model = network(without, seed)
+                    train(model, train_set, chosen, without)
+                _, accuracy = model.evaluate(x_test, y_test)
+                with atomic_write(path) as file:
+                    file.write(json.dumps({"accuracy": accuracy}).encode())
+            accuracies[name].append(json.loads(path.read_text())["accuracy"])
+            show(f"{name}, seed {seed}: {100 * accuracies[name][-1]:.2f} %")
+    table = _table(accuracies)
+    show(f"\n{what}, {chosen.epochs} epochs, {len(SEEDS)} seeds, each with another split and other weights\n\n{table}")
+    with atomic_write(folder / "table.md") as file:
+        file.write(table.encode())
+    return 0
+
+
+def _table(accuracies):
+    """The accuracies and the differences to all ingredients, with 95 % intervals over the seeds."""
+    rows = ["| network | test accuracy, each seed | mean | difference, in points |", "|---|---|---|---|"]
+    for name, found in accuracies.items():
+        each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in found)
+        change = "" if name == "all" else str(difference(found, accuracies["all"]))
+        rows.append(f"| {name} | {each} | {100 * np.mean(found):.2f} % | {change} |")
+    return "\n".join(rows) + "\n"
+
+
+def main():
+    """Read the command line, and run."""
+    chosen = options(
+        __doc__.splitlines()[0],
+        name="modern",
+        epochs=10,
+        batch_size=64,
+        more=[
+            (["--ablation"], {"metavar": "DIR", "help": "measure what each ingredient adds; keep the results there"})
+        ],
+    )
+    return run_command(lambda: ablation(chosen) if chosen.ablation else one_run(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
