@@ -524,6 +524,18 @@ def test_several_processes_download_a_file_once(monkeypatch, server, archive, tm
     assert len(server.requests) == 1
 
 
+def test_a_drive_without_locks_is_good_enough(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with download._file_lock(tmp_path / "lock"), download._file_lock(tmp_path / "lock"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_waiting_thread_and_a_later_thread_do_not_hold_the_lock_together(tmp_path):
     holders, release = [], {name: threading.Event() for name in "abc"}
 

@@ -28,7 +28,7 @@ from minicnn.console import SafeStream
 from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError
 from minicnn.datasets import idx
-from minicnn.storage.files import cache_folder
+from minicnn.storage.files import atomic_move, cache_folder
 
 TIMEOUT = 20.0  # seconds without data after which a try ends
 SLOWEST, WINDOW = 500, 60.0  # bytes per second, averaged over this many seconds: below it a try ends
@@ -208,7 +208,7 @@ def _download(source, path):
             raise _PermanentError(last_error)
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        atomic_move(partial, path)
         return
     raise _PermanentError(f"{last_error} ({TRIES} tries)")
 
@@ -385,13 +385,14 @@ def _file_lock(path):
         return
     while True:
         with open(path, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # a network drive without locks: nobody waits, the checksum decides
+                fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_same_file(file, path):  # the last process removed it, and another may have made a new one
                 continue
             try:
                 yield
             finally:
-                os.unlink(path)
+                path.unlink(missing_ok=True)
             return
 
 

@@ -108,7 +108,30 @@ class AvgPool2D(Pooling2D):
         return operations.current.average_pool(x, self.window, self.count_include_pad)
 
 
-class GlobalAvgPool2D(Layer):
+class GlobalPooling2D(Layer):
+    """What the two below share: one window as large as the image."""
+
+    independent_samples = True
+
+    def output_shape(self, input_shape):
+        check_image_shape(self, ("N", *input_shape))
+        return (input_shape[0],)
+
+    def forward(self, x, training=False):
+        self.check_input(x, ndim=4)
+        y, to_input = self.pool(x, Window(x.shape[2:]))  # (N, C, 1, 1)
+
+        def backward(dy):
+            return to_input(dy.reshape(*dy.shape, 1, 1))
+
+        return y.reshape(y.shape[:2]), backward
+
+    def pool(self, x, window):
+        """The pooled images, and a function of their gradient to the gradient of x."""
+        raise NotImplementedError(f"{type(self).__name__} needs a pool method")
+
+
+class GlobalAvgPool2D(GlobalPooling2D):
     """The mean of each channel over the image: (N, C, H, W) to (N, C).
 
         y[n, c] = (sum over h, w of x[n, c, h, w]) / (H * W)
@@ -125,23 +148,11 @@ class GlobalAvgPool2D(Layer):
     Source: Lin et al., "Network in network", 2014.
     """
 
-    independent_samples = True
-
-    def output_shape(self, input_shape):
-        check_image_shape(self, ("N", *input_shape))
-        return (input_shape[0],)
-
-    def forward(self, x, training=False):
-        self.check_input(x, ndim=4)
-        y, to_input = operations.current.average_pool(x, Window(x.shape[2:]))  # (N, C, 1, 1)
-
-        def backward(dy):
-            return to_input(dy.reshape(*dy.shape, 1, 1))
-
-        return y.reshape(y.shape[:2]), backward
+    def pool(self, x, window):
+        return operations.current.average_pool(x, window)
 
 
-class GlobalMaxPool2D(Layer):
+class GlobalMaxPool2D(GlobalPooling2D):
     """The largest pixel of each channel: (N, C, H, W) to (N, C).
 
         y[n, c] = max over h, w of x[n, c, h, w]
@@ -159,17 +170,5 @@ class GlobalMaxPool2D(Layer):
     Source: Oquab et al., "Is object localization for free?", 2015.
     """
 
-    independent_samples = True
-
-    def output_shape(self, input_shape):
-        check_image_shape(self, ("N", *input_shape))
-        return (input_shape[0],)
-
-    def forward(self, x, training=False):
-        self.check_input(x, ndim=4)
-        y, to_input = operations.current.max_pool(x, Window(x.shape[2:]))  # (N, C, 1, 1)
-
-        def backward(dy):
-            return to_input(dy.reshape(*dy.shape, 1, 1))
-
-        return y.reshape(y.shape[:2]), backward
+    def pool(self, x, window):
+        return operations.current.max_pool(x, window)

@@ -94,6 +94,7 @@ class Conv2DTranspose(Layer):
 
     Attributes:
         weight: Parameter (C, F / groups, KH, KW), once built, as in PyTorch: the kernels of the convolution.
+            An initializer computes its fans from this shape, as in PyTorch and Keras.
         bias: Parameter (F,), or None without bias.
 
     Raises:
