@@ -24,7 +24,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import minicnn as mc
-from minicnn.datasets import LETTERS, load_letters, load_notmnist, read_notmnist, stratified_split
+from minicnn.datasets import LETTERS, download, load_letters, load_notmnist, read_notmnist, stratified_split
+from minicnn.datasets import cache as cache_module
 from minicnn.datasets.archives import Skipped
 from minicnn.datasets.cache import cached
 from minicnn.datasets.png import Decoder, decode_plain
@@ -284,7 +285,7 @@ def test_the_cache_folder_is_asked_for_only_if_it_is_used(tmp_path, files, monke
     def without_home():
         raise mc.FileError("there is no home")
 
-    for module in (mc.datasets.cache, mc.datasets.download):
+    for module in (cache_module, download):
         monkeypatch.setattr(module, "cache_folder", without_home)
     path = make_tar(tmp_path / "a.tar.gz", files)
     for load in (lambda **options: load_notmnist(path, **options), lambda **options: load_letters(30, 10, **options)):

@@ -12,7 +12,6 @@ Pictures are decoded once, in all cores, and stored as arrays in the cache. The 
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -336,6 +335,8 @@ def _decode(path, pictures, size, mode, invert):
         kept: for each image its index in `pictures`.
         notes: {"skipped": [(name, reason), ...], "bright": the fraction of pictures with a bright border}.
     """
+    import concurrent.futures
+
     from tqdm import tqdm
 
     stream = SafeStream(sys.stderr)

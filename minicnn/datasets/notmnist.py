@@ -23,7 +23,7 @@ import numpy as np
 from minicnn.console import SafeStream, warn
 from minicnn.core.checks import check_fraction, check_integer, quoted
 from minicnn.core.errors import FileError, InputError
-from minicnn.datasets import download, idx
+from minicnn.datasets import idx
 from minicnn.datasets.archives import Skipped, folder_files, is_clutter, tar_files, zip_files
 from minicnn.datasets.cache import cached
 from minicnn.datasets.dataset import Dataset
@@ -105,6 +105,8 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
     check_fraction(test_fraction, "test_fraction")
     seed = check_integer(seed, "seed", "load_notmnist", minimum=0)
     switches = _check_switches(invert, transpose)
+    from minicnn.datasets import download  # here, because importing it takes as long as all of core
+
     name = path if isinstance(path, str) and path in download.DATA_SETS else None
     path = download.fetch(name) if name else _check_path(path)
     settings = [_FORMAT, str(path.resolve()), _fingerprint(path), repr(test_fraction), repr(seed), group_by, *switches]
