@@ -4,8 +4,8 @@ Large outputs are computed in tiles, so that the columns stay within `im2col.BUD
 """
 
 from minicnn.backends.cupy.cublas import matmul
+from minicnn.backends.numpy.convolution import cut_output
 from minicnn.core import im2col
-from minicnn.core.errors import InputError
 from minicnn.core.im2col import pad
 from minicnn.core.window import pixels_read
 
@@ -58,39 +58,9 @@ def convolve(xp, x, weight, window, groups):
 
 
 def tiles(shape, window, itemsize):
-    """A convolution's output cut into tiles whose columns stay within half of `im2col.BUDGET`.
-
-    A tile is some complete rows of the output, all of them if possible; where one row alone would exceed the budget, a
-    piece of a row.
-
-    Args:
-        shape: of the images, (N, C, H, W).
-        window: a Window.
-        itemsize: bytes of a number.
-
-    Returns:
-        a list of (rows, cols): slices of the output's height and width.
-
-    Raises:
-        InputError: the columns of one position, over the batch, exceed the budget.
-    """
-    N, C, H, W = shape
-    KH, KW = window.kernel_size
-    OH, OW = window.output_shape(H, W)
-    position = N * C * KH * KW * itemsize
+    """A convolution's output cut into tiles whose columns stay within half of `im2col.BUDGET`."""
     limit = im2col.BUDGET // 2  # in the backward pass two of them exist
-    if position > limit:
-        raise InputError(
-            f"the columns of one position of the window over {N} images take {position / 2**20:,.1f} MiB, more "
-            f"than the {limit / 2**20:,.1f} MiB that minicnn.im2col.BUDGET leaves for them: take smaller batches, "
-            "or raise it"
-        )
-    if position * OW > limit:
-        size = limit // position
-        pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
-        return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
-    rows = limit // (position * OW)
-    return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
+    return cut_output(shape, window, itemsize, limit, tile=limit)
 
 
 def tile_columns(xp, image, window, rows, cols):

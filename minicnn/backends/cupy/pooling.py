@@ -9,7 +9,7 @@ import numpy as np
 
 from minicnn.backends.cupy.fusion import fuse_elementwise
 from minicnn.backends.cupy.layout import batch_first, batch_last
-from minicnn.backends.numpy.pooling import accumulate, first_tap, pixel_weight, unpad
+from minicnn.backends.numpy.pooling import accumulate, average_windows, first_tap, unpad
 from minicnn.core.im2col import pad
 
 
@@ -55,24 +55,7 @@ def average_pool(xp, x, window, count_padding):
     _, _, H, W = x.shape
     if window.kernel_size == (H, W) and window.pads(H, W) == ((0, 0), (0, 0)):
         return _global_average(xp, x)
-    OH, OW = window.output_shape(H, W)
-    image = batch_last(pad(x, window.pads(H, W)))  # (C, HP, WP, N)
-    (_, _, rows, cols), *taps = window.taps(OH, OW)
-    weight = pixel_weight(xp, window, H, W, count_padding, x.dtype)
-    y = image[:, rows, cols].copy()  # (C, OH, OW, N)
-    for _, _, rows, cols in taps:
-        y += image[:, rows, cols]
-    y *= weight
-    padded_shape = image.shape
-
-    def to_input(dy):
-        dy = batch_last(dy) * weight
-        dimage = xp.zeros(padded_shape, dtype=dy.dtype)
-        for _, _, rows, cols in window.taps(OH, OW):
-            accumulate(window, dimage[:, rows, cols], dy)
-        return unpad(window, dimage, H, W)
-
-    return batch_first(y), to_input
+    return average_windows(xp, x, window, count_padding)
 
 
 def _global_average(xp, x):

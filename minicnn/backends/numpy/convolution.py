@@ -67,40 +67,49 @@ def convolve(x, weight, window, groups):
 
 
 def tiles(shape, window, filters, itemsize):
-    """A convolution's output cut into tiles whose columns stay within `im2col.BUDGET`.
+    """A convolution's output cut into tiles whose columns stay within `im2col.BUDGET`, as `cut_output` returns them."""
+    _, C, _, _ = shape
+    KH, KW = window.kernel_size
+    limit = im2col.BUDGET // 2 // thread_count()  # in the backward pass two of them exist, in every core
+    gradient = filters * C * KH * KW * itemsize  # of the weight, of which each row computes a partial sum
+    return cut_output(shape, window, itemsize, limit, tile=min(limit, TILE), row_bytes=gradient)
 
-    A tile is some complete rows of the output, all of them if possible; where one row alone would exceed the budget, a
+
+def cut_output(shape, window, itemsize, limit, tile, row_bytes=0):
+    """A convolution's output cut into tiles.
+
+    A tile is some complete rows of the output, all of them if possible; where one row alone would exceed the limit, a
     piece of a row.
 
     Args:
         shape: of the images, (N, C, H, W).
         window: a Window.
-        filters: F, the number of output channels.
         itemsize: bytes of a number.
+        limit: bytes that the columns of a tile may take.
+        tile: bytes of columns that complete rows may take.
+        row_bytes: what a row takes at least.
 
     Returns:
         a list of (rows, cols): slices of the output's height and width.
 
     Raises:
-        InputError: the columns of one position, over the batch, exceed the budget.
+        InputError: the columns of one position, over the batch, exceed the limit.
     """
-    N, C, H, W = shape
+    N, C, _, _ = shape
     KH, KW = window.kernel_size
-    OH, OW = window.output_shape(H, W)
+    OH, OW = window.output_shape(*shape[2:])
     position = N * C * KH * KW * itemsize
-    limit = im2col.BUDGET // 2 // thread_count()  # in the backward pass two of them exist, in every core
     if position > limit:
         raise InputError(
             f"the columns of one position of the window over {N} images take {position / 2**20:,.1f} MiB, more "
-            f"than the {limit / 2**20:,.1f} MiB that minicnn.im2col.BUDGET leaves for each core: take smaller batches, "
+            f"than the {limit / 2**20:,.1f} MiB that minicnn.im2col.BUDGET leaves for them: take smaller batches, "
             "or raise it"
         )
     if position * OW > limit:
         size = limit // position
         pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
         return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
-    gradient = filters * C * KH * KW * itemsize  # of the weight, of which each row computes a partial sum
-    rows = max(1, min(limit, TILE) // max(position * OW, gradient))
+    rows = max(1, tile // max(position * OW, row_bytes))
     return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
 
 

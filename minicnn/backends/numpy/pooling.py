@@ -43,10 +43,16 @@ def average_pool(x, window, count_padding):
     _, _, H, W = x.shape
     if window.kernel_size == (H, W) and window.pads(H, W) == ((0, 0), (0, 0)):
         return _global_average(x)
+    return average_windows(np, x, window, count_padding)
+
+
+def average_windows(xp, x, window, count_padding):
+    """The mean of each window, for arrays of the module `xp`."""
+    _, _, H, W = x.shape
     OH, OW = window.output_shape(H, W)
     image = batch_last(pad(x, window.pads(H, W)))  # (C, HP, WP, N)
     (_, _, rows, cols), *taps = window.taps(OH, OW)
-    weight = pixel_weight(np, window, H, W, count_padding, x.dtype)
+    weight = pixel_weight(xp, window, H, W, count_padding, x.dtype)
     y = image[:, rows, cols].copy()  # (C, OH, OW, N)
     for _, _, rows, cols in taps:
         y += image[:, rows, cols]
@@ -55,7 +61,7 @@ def average_pool(x, window, count_padding):
 
     def to_input(dy):
         dy = batch_last(dy) * weight
-        dimage = np.zeros(padded_shape, dtype=dy.dtype)
+        dimage = xp.zeros(padded_shape, dtype=dy.dtype)
         for _, _, rows, cols in window.taps(OH, OW):
             accumulate(window, dimage[:, rows, cols], dy)
         return unpad(window, dimage, H, W)
