@@ -30,6 +30,7 @@ def machine(threads):
         for library in threadpoolctl.threadpool_info()
         if library["user_api"] == "blas"
     ]
+    chosen = "".join(f", by {name}={os.environ[name]}" for name in ("OPENBLAS_CORETYPE",) if name in os.environ)
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -37,7 +38,7 @@ def machine(threads):
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": platform.platform(),
         "python": platform.python_version(),
-        "NumPy's BLAS": ", ".join(blas),
+        "NumPy's BLAS": ", ".join(blas) + chosen,
         "commit": commit(),
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

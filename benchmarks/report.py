@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.contenders.case import CONV64
+from benchmarks.contenders.case import BEYOND, LAYERS
 from benchmarks.turns import DISTURBED
 
 PYTORCH = ("pytorch", "pytorch_channels_last")  # the goals compare with the faster of them
@@ -12,9 +12,9 @@ STEP_GOALS = {  # step time / best PyTorch's
     "conv_pool": {32: 0.50, 128: 0.70, 512: 0.85},
     "two_conv": {32: 0.50, 128: 0.65, 512: 0.75},
     "small_resnet": {32: 1.0, 128: 1.0},
-    "conv64": {32: 1.0, 128: 1.0},
-}
+} | {net: {16: 1.0, 32: 1.0, 128: 1.0} for net in BEYOND}
 INFERENCE_GOAL = {512: 0.8}
+INFERENCE_GOAL_BEYOND = 1.2
 FLOOR_GOALS = {"lenet5": 2.5, "conv_pool": 1.2, "two_conv": 1.2, "small_resnet": 2.5}  # step time / floor at batch 32
 PEAK_GOAL = 0.6  # peak memory / PyTorch's
 OVERHEAD_GOAL = 0.03  # of fit over bare steps
@@ -86,10 +86,11 @@ def goals(results):
         net, batch = case["net"], case["batch"]
         name = f"{net}, batch {batch}: "
         if wanted := STEP_GOALS[net].get(batch):
-            step = "forward and backward" if net == CONV64 else "training step"
+            step = "forward and backward" if net in LAYERS else "training step"
             add(f"{name}{step} / PyTorch", wanted, ratio_to(case, "step", PYTORCH))
             add(f"{name}epoch of fit / PyTorch", wanted, ratio_to(case, "epoch", PYTORCH))
-        if net == CONV64:
+        if net in BEYOND:
+            add(f"{name}inference / PyTorch", INFERENCE_GOAL_BEYOND, ratio_to(case, "infer", PYTORCH))
             continue
         if wanted := INFERENCE_GOAL.get(batch):
             add(f"{name}inference / PyTorch", wanted, ratio_to(case, "infer", PYTORCH))

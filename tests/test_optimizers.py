@@ -99,6 +99,7 @@ def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_
     that BLAS is not found."""
     if not has_gemm:
         monkeypatch.setattr("minicnn.backends.numpy.matmul._blas_gemm", lambda dtype: None)
+        monkeypatch.setattr("minicnn.backends.numpy.matmul._blas_axpby", lambda dtype: None)
     monkeypatch.setattr("minicnn.backends.numpy.updates.PRODUCT_BYTES", bytes_at_a_time)
     monkeypatch.setattr("minicnn.backends.numpy.updates.BLOCK_BYTES", bytes_at_a_time // 2)
     w = rng.normal(size=(90, 110))

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import threadpoolctl
 
+from benchmarks.contenders.case import LAYERS, NETWORKS, shapes
 from minicnn.backends.numpy.matmul import parallel_matmul
 
 
@@ -37,26 +38,45 @@ def dense(N, features, units):
     return units, features, N
 
 
-def products(net, N):
+def products(case):
     """(rows, inner, columns) of each layer's product `weight @ x`, the first layer first."""
-    return {
-        "lenet5": [
-            conv(N, 1, 6, 5, 28),
-            conv(N, 6, 16, 5, 10),
-            dense(N, 400, 120),
-            dense(N, 120, 84),
-            dense(N, 84, 10),
-        ],
-        "conv_pool": [conv(N, 1, 16, 3, 28), dense(N, 3136, 5000), dense(N, 5000, 10)],
-        "two_conv": [conv(N, 1, 16, 3, 28), conv(N, 16, 32, 3, 28), dense(N, 25088, 5000), dense(N, 5000, 10)],
-        "small_resnet": [
-            conv(N, 1, 16, 3, 28),
-            *[conv(N, 16, 32, 3, 14), conv(N, 32, 32, 3, 14), conv(N, 32, 32, 3, 14)],
-            *[conv(N, 32, 64, 3, 7), conv(N, 64, 64, 3, 7), conv(N, 64, 64, 3, 7)],
-            dense(N, 64, 10),
-        ],
-        "conv64": [conv(N, 64, 64, 3, 28)],
-    }[net]
+    net, N = case.net, case.batch
+    if net in OWN:
+        return OWN[net](N)
+    described = [LAYERS[net][2]] if case.is_layer else NETWORKS[net][2]
+    found, before = [], shapes(case.shape, described)
+    for (C, *_), after, (kind, options) in zip(before, before[1:], described, strict=False):
+        if kind == "conv":
+            groups = options["groups"]
+            product = conv(N, C // groups, options["filters"] // groups, options["size"], after[1])
+            found += [product] * groups
+        elif kind == "dense":
+            found.append(dense(N, C, options["units"]))
+    return found
+
+
+OWN = {
+    "lenet5": lambda N: [
+        conv(N, 1, 6, 5, 28),
+        conv(N, 6, 16, 5, 10),
+        dense(N, 400, 120),
+        dense(N, 120, 84),
+        dense(N, 84, 10),
+    ],
+    "conv_pool": lambda N: [conv(N, 1, 16, 3, 28), dense(N, 3136, 5000), dense(N, 5000, 10)],
+    "two_conv": lambda N: [
+        conv(N, 1, 16, 3, 28),
+        conv(N, 16, 32, 3, 28),
+        dense(N, 25088, 5000),
+        dense(N, 5000, 10),
+    ],
+    "small_resnet": lambda N: [
+        conv(N, 1, 16, 3, 28),
+        *[conv(N, 16, 32, 3, 14), conv(N, 32, 32, 3, 14), conv(N, 32, 32, 3, 14)],
+        *[conv(N, 32, 64, 3, 7), conv(N, 64, 64, 3, 7), conv(N, 64, 64, 3, 7)],
+        dense(N, 64, 10),
+    ],
+}
 
 
 def make(case):
@@ -72,12 +92,12 @@ class Floor:
         self.set_threads = [library.set_num_threads for library in blas]
         self.threads = case.threads
         plans = {"by BLAS": ([], []), "in pieces": ([], [])}
-        for index, (rows, inner, columns) in enumerate(products(case.net, case.batch)):
+        for index, (rows, inner, columns) in enumerate(products(case)):
             weight = np.full((rows, inner), 0.01, np.float32)
             x = np.full((inner, columns), 0.01, np.float32)
             dy = np.full((rows, columns), 0.01, np.float32)
             backward = [(dy, x.T)]
-            if index or case.is_conv64:  # the gradient of a network's images is not needed
+            if index or case.is_layer:  # the gradient of a network's images is not needed
                 backward.append((weight.T, dy))
             for direction, pairs in enumerate([[(weight, x)], backward]):
                 for a, b in pairs:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.contenders.case import EPSILON, LEARNING_RATE
+from benchmarks.contenders.case import EPSILON
 
 
 def conv(x, weight, bias, padding):
@@ -59,7 +59,7 @@ def adam(rate, weights, gradients, state, beta1=0.9, beta2=0.999):
 
 
 def make(case):
-    return Convolution(case) if case.is_conv64 else Network(case)
+    return Convolution(case) if case.is_layer else Network(case)
 
 
 class Contender:
@@ -78,7 +78,7 @@ class Network(Contender):
             zeros = [jnp.zeros_like(w) for w in self.weights]
             self.state = (0, zeros, [jnp.zeros_like(w) for w in self.weights])
         network = NETWORKS[case.net]
-        optimizer = functools.partial(adam if case.uses_adam else sgd, LEARNING_RATE[case.net])
+        optimizer = functools.partial(adam if case.uses_adam else sgd, case.learning_rate)
 
         def loss_and_logits(weights, images, labels):
             logits = network(weights, images)

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.contenders.case import EPSILON, LEARNING_RATE
+from benchmarks.contenders.case import EPSILON
 
 NETWORKS = {
     "lenet5": lambda: [
@@ -56,7 +56,7 @@ class Network:
         self.model = keras.Sequential([keras.Input((28, 28, 1)), *NETWORKS[case.net]()])
         for variable, value in zip(self.model.trainable_variables, case.weights_channels_last(), strict=True):
             variable.assign(value)
-        rate = LEARNING_RATE[case.net]
+        rate = case.learning_rate
         self.model.compile(
             optimizer=keras.optimizers.Adam(rate, epsilon=EPSILON) if case.uses_adam else keras.optimizers.SGD(rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

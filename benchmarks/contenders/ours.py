@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 import minicnn as mc
-from benchmarks.contenders.case import LEARNING_RATE
+from benchmarks.contenders.case import LAYERS, NETWORKS
 from benchmarks.layer_times import layer_times
 from minicnn.backends.numpy.layout import batch_innermost
 
@@ -21,7 +21,7 @@ def make(case):
 
 def load(case):
     """The contender on the backend in use."""
-    return Convolution(case) if case.is_conv64 else Network(case)
+    return OneLayer(case) if case.is_layer else Network(case)
 
 
 class Contender:
@@ -33,9 +33,12 @@ class Network(Contender):
     def __init__(self, case):
         self.batch = case.batch
         self.images, self.labels = case.data()
-        self.model = getattr(mc.networks, case.net)()
-        rate = LEARNING_RATE[case.net]
-        self.optimizer = mc.Adam(rate) if case.uses_adam else mc.SGD(rate)
+        if case.net in NETWORKS:
+            layers = [layer(*described) for described in NETWORKS[case.net][2]]
+            self.model = mc.Sequential([*layers, mc.Softmax()], input_shape=case.shape)
+        else:
+            self.model = getattr(mc.networks, case.net)()
+        self.optimizer = mc.Adam(case.learning_rate) if case.uses_adam else mc.SGD(case.learning_rate)
         self.loss = mc.SoftmaxCrossEntropy()
 
     def rows(self, i):
@@ -77,22 +80,34 @@ class Network(Contender):
         return layer_times(self.model, self.step, self.loss, self.optimizer, seconds)
 
 
-class Convolution(Contender):
+class OneLayer(Contender):
     def __init__(self, case):
         self.x, self.dy = map(batch_innermost, case.data())  # each contender has them in its own memory layout
-        self.model = mc.Sequential([mc.Conv2D(64, 3, padding="same")], input_shape=(64, 28, 28))
+        self.model = mc.Sequential([layer(*LAYERS[case.net][2])], input_shape=case.shape)
         self.parameters = self.model.parameters()
 
     def step(self, i):
         y, backward = self.model.forward(self.x, training=True)
         dx = backward(self.dy)
-        dweight = self.parameters["conv2d_1.weight"].grad
+        gradients = [parameter.grad for parameter in self.parameters.values()]
         for parameter in self.parameters.values():
             parameter.clear_gradient()
-        return y[0, 0, 0, 0], dx[0, 0, 0, 0], dweight[0, 0, 0, 0]
+        return [float(array[(0,) * array.ndim]) for array in (y, dx, *gradients[:1])]
 
     def infer(self, i):
         return self.model(self.x)
+
+
+def layer(kind, options):
+    """The layer of a description in `case.py`."""
+    if kind == "conv":
+        filters, size, others = options["filters"], options["size"], ("stride", "padding", "groups")
+        return mc.Conv2D(filters, size, **{name: options[name] for name in others})
+    if kind == "max_pool":
+        return mc.MaxPool2D(options["size"], stride=options["stride"])
+    if kind == "dense":
+        return mc.Dense(options["units"])
+    return {"relu": mc.ReLU, "flatten": mc.Flatten, "global_average": mc.GlobalAvgPool2D}[kind]()
 
 
 class Terminal(io.StringIO):

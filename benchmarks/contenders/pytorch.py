@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.contenders.case import EPSILON, LEARNING_RATE
+from benchmarks.contenders.case import EPSILON, LAYERS, NETWORKS, shapes
 
 
 class Residual(nn.Sequential):
@@ -24,7 +24,7 @@ def block(filters):
     return [Residual(*normalized(filters, filters), nn.ReLU(), *normalized(filters, filters)), nn.ReLU()]
 
 
-LAYERS = {
+OWN = {
     "lenet5": lambda: [
         nn.Conv2d(1, 6, 5, padding="same"),
         nn.Tanh(),
@@ -71,13 +71,34 @@ LAYERS = {
         nn.Flatten(),
         nn.Linear(64, 10),
     ],
-    "conv64": lambda: [nn.Conv2d(64, 64, 3, padding="same")],
 }
+
+
+def layers(case):
+    """The network's layers, without weights."""
+    if case.net in OWN:
+        return OWN[case.net]()
+    described = [LAYERS[case.net][2]] if case.is_layer else NETWORKS[case.net][2]
+    return [layer(shape, *one) for shape, one in zip(shapes(case.shape, described), described, strict=False)]
+
+
+def layer(shape, kind, options):
+    """The layer of a description in `case.py`, for images of this shape."""
+    if kind == "conv":
+        others = {name: options[name] for name in ("stride", "padding", "groups")}
+        return nn.Conv2d(shape[0], options["filters"], options["size"], **others)
+    if kind == "max_pool":
+        return nn.MaxPool2d(options["size"], options["stride"])
+    if kind == "dense":
+        return nn.Linear(shape[0], options["units"])
+    if kind == "global_average":
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return {"relu": nn.ReLU, "flatten": nn.Flatten}[kind]()
 
 
 def make(case, memory_format=torch.contiguous_format):
     torch.set_num_threads(case.threads)
-    return Convolution(case, memory_format) if case.is_conv64 else Network(case, memory_format)
+    return OneLayer(case, memory_format) if case.is_layer else Network(case, memory_format)
 
 
 class Contender:
@@ -87,7 +108,7 @@ class Contender:
     def load(self, case, memory_format):
         """The network with the given weights."""
         with torch.device("meta"):  # PyTorch's own first weights are not needed
-            model = nn.Sequential(*LAYERS[case.net]())
+            model = nn.Sequential(*layers(case))
         model = model.to_empty(device="cpu").to(memory_format=memory_format)
         self.copy_weights(model, case)
         return model
@@ -105,7 +126,7 @@ class Network(Contender):
     def __init__(self, case, memory_format):
         self.batch = case.batch
         images, labels = case.data()
-        self.images = torch.from_numpy(images).contiguous(memory_format=memory_format)
+        self.images = in_layout(images, memory_format)
         self.labels = torch.from_numpy(labels)
         self.loss = nn.CrossEntropyLoss()
         self.model = self.load(case, memory_format)
@@ -115,7 +136,7 @@ class Network(Contender):
         self.optimizer = self.make_optimizer(case, fused)
 
     def make_optimizer(self, case, fused):
-        rate = LEARNING_RATE[case.net]
+        rate = case.learning_rate
         if case.uses_adam:
             return torch.optim.Adam(self.model.parameters(), rate, eps=EPSILON, fused=fused)
         return torch.optim.SGD(self.model.parameters(), rate, fused=fused)
@@ -164,11 +185,11 @@ class Network(Contender):
         return total_loss / len(self.images), n_correct / len(self.images)
 
 
-class Convolution(Contender):
+class OneLayer(Contender):
     def __init__(self, case, memory_format):
         x, dy = case.data()
-        self.x = torch.from_numpy(x).contiguous(memory_format=memory_format).requires_grad_()
-        self.dy = torch.from_numpy(dy).contiguous(memory_format=memory_format)
+        self.x = in_layout(x, memory_format).requires_grad_()
+        self.dy = in_layout(dy, memory_format)
         self.model = self.load(case, memory_format)
 
     def step(self, i):
@@ -176,9 +197,15 @@ class Convolution(Contender):
         self.model.zero_grad()
         y = self.model(self.x)
         y.backward(self.dy)
-        numbers = y, self.x.grad, self.model[0].weight.grad
-        return [number[0, 0, 0, 0].item() for number in numbers]
+        gradients = [parameter.grad for parameter in self.model.parameters()]
+        return [array[(0,) * array.ndim].item() for array in (y, self.x.grad, *gradients[:1])]
 
     @torch.inference_mode()
     def infer(self, i):
         return self.model(self.x)
+
+
+def in_layout(array, memory_format):
+    """A NumPy array as a tensor; images with the channels last where that is asked for."""
+    tensor = torch.from_numpy(array)
+    return tensor.contiguous(memory_format=memory_format) if tensor.ndim == 4 else tensor

@@ -5,7 +5,7 @@ It shows how much faster minicnn computes the same mathematics because it uses m
 
 import numpy as np
 
-from benchmarks.contenders.case import EPSILON, LEARNING_RATE
+from benchmarks.contenders.case import EPSILON
 
 
 def im2col(x, size, pad):
@@ -177,7 +177,7 @@ class Network:
         self.images, self.labels = case.data()
         self.weights = [np.array(value) for value in case.weights()]
         self.layers = network(case.net, self.weights)
-        rate = LEARNING_RATE[case.net]
+        rate = case.learning_rate
         self.optimizer = Adam(rate) if case.uses_adam else SGD(rate)
 
     def rows(self, i):

@@ -149,6 +149,46 @@ class Operations:
 
         return y.transpose(3, 0, 1, 2), to_input
 
+    def mean(self, x, axes):
+        """The mean of a batch over some axes, which are kept with length 1, and the count of the numbers in each.
+
+        Where other processes have other images of the batch, a mean over axis 0 is that of all of them.
+        """
+        mean = x.mean(axis=axes, keepdims=True)
+        return mean, x.size // mean.size
+
+    def normalize(self, x, axes, scale, shift, epsilon):
+        """A batch with mean 0 and variance 1 over some axes, times a scale, plus a shift.
+
+            y = scale * normalized + shift,    normalized = (x - mean) / sqrt(variance + epsilon)
+
+        Every number changes the mean and the variance of all; that gives the last two terms of the gradient:
+
+            dx = (dnormalized - mean(dnormalized) - normalized * mean(dnormalized * normalized)) / sqrt(variance + ...)
+
+        Args:
+            scale, shift: arrays with the axes of x, of length 1 along those over which they are the same.
+
+        Returns:
+            y, the mean, the variance, the count of the numbers that share a mean, and a function of dy to dx, dscale
+            and dshift.
+        """
+        mean, n = self.mean(x, axes)
+        variance, _ = self.mean(self.elementwise(_squared_distance, x, mean), axes)
+        factor = 1 / np.sqrt(variance + epsilon)
+        normalized = self.elementwise(_normalize, x, mean, factor)
+        shared = tuple(axis for axis, size in enumerate(scale.shape) if size == 1)  # one scale for all numbers of these
+
+        def backward(dy):
+            dscale = self.elementwise(_times, dy, normalized).sum(axis=shared)
+            dnormalized = self.elementwise(_times, dy, scale)
+            mean1, _ = self.mean(dnormalized, axes)
+            mean2, _ = self.mean(self.elementwise(_times, dnormalized, normalized), axes)
+            dx = self.elementwise(_through_mean_and_variance, dnormalized, normalized, mean1, mean2, factor)
+            return dx, dscale, dy.sum(axis=shared)
+
+        return self.elementwise(_scale_and_shift, normalized, scale, shift), mean, variance, n, backward
+
     def elementwise(self, formula, *arguments):
         """`formula(*arguments)`, a function of arrays and numbers that treats each element separately.
 
@@ -257,3 +297,26 @@ def use(operations):
 def to_float(x):
     """A scalar of the backend in use as a Python float; it may have to wait until the scalar is computed."""
     return float(current.to_numpy(x))
+
+
+# The formulas of `normalize`, in pieces that a backend can compute as one kernel each.
+
+
+def _squared_distance(x, mean):
+    return np.square(x - mean)
+
+
+def _normalize(x, mean, factor):
+    return (x - mean) * factor
+
+
+def _scale_and_shift(normalized, scale, shift):
+    return normalized * scale + shift
+
+
+def _through_mean_and_variance(dnormalized, normalized, mean1, mean2, factor):
+    return (dnormalized - mean1 - normalized * mean2) * factor
+
+
+def _times(x, factor):
+    return x * factor

