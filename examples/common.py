@@ -5,6 +5,7 @@ Each network is written out in its own example.
 
 import argparse
 import atexit
+import contextlib
 import math
 import os
 import pathlib
@@ -20,6 +21,7 @@ from minicnn.console import discard_unwritten, run_command, show, show_error
 from minicnn.core.checks import quoted
 from minicnn.datasets import LETTERS
 from minicnn.inspect import report
+from minicnn.parallel import Ranks, world
 from minicnn.storage.files import atomic_write
 from minicnn.training.checkpoint import optimizer_settings
 
@@ -47,9 +49,9 @@ def options(description, name, epochs, samples=None, resumes=True, batch_size=32
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--data", default="letters", metavar="NAME|PATH", help=DATA)
-    add("--epochs", type=_count, default=epochs, help="how often every training image is used")
-    add("--batch-size", type=_count, default=batch_size, help="images per step")
-    add("--samples", type=_count, default=samples, help="train on this many images only")
+    add("--epochs", type=count, default=epochs, help="how often every training image is used")
+    add("--batch-size", type=count, default=batch_size, help="images per step")
+    add("--samples", type=count, default=samples, help="train on this many images only")
     add("--seed", type=_seed, default=0, help="of the weights, the batches and the split")
     add("--backend", choices=mc.backends.NAMES, default="numpy", help=BACKEND)
     if resumes:
@@ -60,45 +62,109 @@ def options(description, name, epochs, samples=None, resumes=True, batch_size=32
     add("--min-accuracy", type=_percentage, default=0, metavar="PERCENT", help="fail if the test accuracy is below")
     for names, arguments in more:
         add(*names, **arguments)
-    chosen = parser.parse_args()
-    chosen.started = time.perf_counter()
-    for path in (
-        chosen.save,
-        chosen.picture,
-    ):  # before any work: a run must not fail at its end because a folder is missing
-        path = pathlib.Path(path).resolve()
-        if path.is_dir():
-            parser.error(f"{quoted(path)} is a folder: give the name of a file")
-        if not path.parent.is_dir():
-            parser.error(f"the folder of {quoted(path)} does not exist")
-        if not os.access(path.parent, os.W_OK):
-            parser.error(f"the folder of {quoted(path)} cannot be written")
-    try:
+
+    def check(chosen):
+        """Before any work: a run must not fail at its end because a folder is missing."""
+        for path in (chosen.save, chosen.picture):
+            path = pathlib.Path(path).resolve()
+            if path.is_dir():
+                parser.error(f"{quoted(path)} is a folder: give the name of a file")
+            if not path.parent.is_dir():
+                parser.error(f"the folder of {quoted(path)} does not exist")
+            if not os.access(path.parent, os.W_OK):
+                parser.error(f"the folder of {quoted(path)} cannot be written")
+        try:
+            mc.use(chosen.backend)
+            if chosen.report is not None:
+                report.prepare(chosen.report)
+        except mc.MinicnnError as error:
+            parser.error(str(error))
+
+    chosen = parse(parser, check)
+    with chosen.ranks:
         chosen.backend = mc.use(chosen.backend)
-        if chosen.report is not None:
-            report.prepare(chosen.report)
-    except mc.MinicnnError as error:
-        parser.error(str(error))
+    chosen.started = time.perf_counter()
     return chosen
+
+
+def parse(parser, check=lambda chosen: None, arguments=None):
+    """Read the command line, to which `--mpi` is added; on several processes rank 0 alone reports what is wrong.
+
+    Args:
+        parser: an ArgumentParser.
+        check: called with the arguments on rank 0; it may call `parser.error`.
+        arguments: the command line; by default that of this process.
+
+    Returns:
+        the arguments, with `ranks`: the `minicnn.parallel.Ranks` of all processes, or of this one without `--mpi`.
+        Of the others than rank 0 nothing is printed, but errors that they have by themselves.
+    """
+    mpi = {"action": "store_true", "help": "train together with the other processes of mpiexec (docs/parallel.md)"}
+    parser.add_argument("--mpi", **mpi)
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--mpi", **mpi)
+    try:
+        ranks = Ranks(world() if first.parse_known_args(arguments)[0].mpi else None)
+    except mc.MissingPackageError as error:
+        parser.error(str(error))
+
+    def exit_code():
+        try:
+            check(parser.parse_args(arguments))
+        except SystemExit as error:
+            return error.code or 0
+
+    code = ranks.send(exit_code() if ranks.is_first else None)
+    if code is not None:
+        sys.exit(code if ranks.is_first else 0)
+    chosen = parser.parse_args(arguments)
+    chosen.ranks = ranks
+    if not ranks.is_first:
+        sys.stdout = None
+    return chosen
+
+
+def command(main, ranks):
+    """`run_command` on the processes of a run: rank 0 reports what all raise, and its exit code is the one that counts.
+
+    An error that one process has by itself has ended all of them before it comes here.
+    """
+    if ranks.is_first:
+        return run_command(main)
+    with contextlib.suppress(mc.MinicnnError, KeyboardInterrupt):
+        main()
+    return 0
 
 
 def load_data(chosen):
     """`(x_train, y_train), (x_test, y_test)` with images (N, 1, 28, 28), and their description."""
     try:
-        if chosen.data == "letters":
-            sets, what = mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
-        else:
-            source = DOWNLOADS.get(chosen.data, chosen.data)
-            sets, what = mc.datasets.load_notmnist(source, seed=chosen.seed), f"notMNIST from {chosen.data}"
+        sets, what = on_all(chosen.ranks, lambda: _read(chosen))
+        (x_train, y_train), (x_test, y_test) = sets
+        if chosen.samples is not None:
+            if chosen.samples > len(x_train):
+                raise mc.InputError(f"--samples {chosen.samples} is more than the {len(x_train)} training images")
+            x_train, y_train = x_train[: chosen.samples], y_train[: chosen.samples]  # they come shuffled
     except mc.MinicnnError as error:
-        sys.exit(f"error: {error}")
-    (x_train, y_train), (x_test, y_test) = sets
-    if chosen.samples is not None:
-        if chosen.samples > len(x_train):
-            sys.exit(f"error: --samples {chosen.samples} is more than the {len(x_train)} training images")
-        x_train, y_train = x_train[: chosen.samples], y_train[: chosen.samples]  # they come shuffled
+        sys.exit(f"error: {error}" if chosen.ranks.is_first else 0)
     show(f"data: {what}; {len(x_train):,} images to train on, {len(x_test):,} to test; backend {chosen.backend}")
     return (x_train[:, None], y_train), (x_test[:, None], y_test), what
+
+
+def on_all(ranks, load):
+    """`load()` on every process: rank 0 goes first, because it may download, or fill a cache that the others find."""
+    loaded = []
+    with ranks:
+        ranks.first(lambda: loaded.append(load()))
+        return loaded[0] if loaded else load()
+
+
+def _read(chosen):
+    """The two sets, and their description."""
+    if chosen.data == "letters":
+        return mc.datasets.load_letters(seed=chosen.seed), mc.datasets.LETTERS_DESCRIPTION
+    source = DOWNLOADS.get(chosen.data, chosen.data)
+    return mc.datasets.load_notmnist(source, seed=chosen.seed), f"notMNIST from {chosen.data}"
 
 
 def run(model, optimizer, chosen):
@@ -120,18 +186,21 @@ def run(model, optimizer, chosen):
             validation_split=0.1,
             checkpoint=chosen.checkpoint,
             resume=chosen.checkpoint is not None,
+            communicator=chosen.ranks.communicator,
         )
         return finish(model, test, what, chosen, history, optimizer)
 
-    return run_command(train)  # after an error or Ctrl-C nothing is saved
+    return command(train, chosen.ranks)  # after an error or Ctrl-C nothing is saved
 
 
 def finish(model, test, what, chosen, history, optimizer):
-    """Measure, save and draw a trained network.
+    """Measure, save and draw a trained network; on several processes, rank 0 does.
 
     Returns:
         the exit code: 1 if the accuracy is below `--min-accuracy`.
     """
+    if not chosen.ranks.is_first:
+        return 0
     x_test, y_test = test
     loss, accuracy = model.evaluate(x_test, y_test)
     model.save(chosen.save)
@@ -187,7 +256,7 @@ def draw_predictions(model, images, labels, path, title):
         sheet.save(file, "PNG")
 
 
-def _count(text):
+def count(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"needs an integer of at least 1, got {quoted(text)}")
     return int(text)

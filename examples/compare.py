@@ -4,7 +4,10 @@ In a few minutes, on synthetic letters:   python examples/compare.py --quick
 On notMNIST:                              python examples/compare.py --data notMNIST_small.tar.gz
 With the images split as in the lab:      python examples/compare.py --quick --ordered
 
-Stop it with Ctrl-C at any time: the same command resumes it. The modules are in `comparison/`.
+On the processes of mpiexec:              mpiexec -n 4 python -m mpi4py examples/compare.py --quick --mpi
+
+Stop it with Ctrl-C at any time: the same command resumes it. With `--mpi` each process computes some of the trainings.
+The modules are in `comparison/`.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import pathlib
 import shlex
 import sys
 
+from common import command, on_all, parse
 from comparison import data, page, pictures, tables
 from comparison.experiments import EXPERIMENTS, tasks
 from comparison.models import MODELS
@@ -22,7 +26,7 @@ from comparison.progress import Progress
 from comparison.store import Store, run_all
 
 import minicnn as mc
-from minicnn.console import run_command, show, show_error
+from minicnn.console import show, show_error
 from minicnn.core.checks import quoted
 from minicnn.markup import visible
 from minicnn.storage.files import atomic_write
@@ -35,18 +39,20 @@ DIVERGENCE_STEPS = 100
 def main(arguments=None):
     """Run the comparison that the command line describes; returns the exit code."""
     parser = _parser()
-    chosen = parser.parse_args(arguments)
-    return run_command(lambda: compare(chosen, _command(parser, chosen)))
+    chosen = parse(parser, arguments=arguments)
+    return command(lambda: compare(chosen, _command(parser, chosen)), chosen.ranks)
 
 
-def compare(chosen, command):
-    """Read the data, make the plan, do the work, write the report; returns the exit code."""
-    mc.use(chosen.backend)
+def compare(chosen, words):
+    """Read the data, make the plan, do the work, write the report, with `words` as its command; the exit code."""
+    with chosen.ranks:
+        mc.use(chosen.backend)
     budget = QUICK if chosen.quick else FULL
     out = pathlib.Path(chosen.out or f"runs/compare-{pathlib.Path(chosen.data).name.split('.')[0]}")
     if chosen.ordered and not chosen.out:
         out = out.with_name(f"{out.name}-ordered")
-    source = data.read(chosen.data, chosen.samples or budget["samples"], seed=chosen.seed)
+    samples = chosen.samples or budget["samples"]
+    source = on_all(chosen.ranks, lambda: data.read(chosen.data, samples, seed=chosen.seed))
     plan = Plan(
         models=chosen.models,
         experiments=chosen.experiments,
@@ -68,12 +74,14 @@ def compare(chosen, command):
     }
     show(f"data: {source.what}; {len(source.y):,} images to train and validate on, {len(source.y_test):,} to test")
     try:
-        _make_folder(out)
-        results = run_all(tasks(plan, source, settings), Store(out, chosen.again), Progress())
+        on_all(chosen.ranks, lambda: _make_folder(out))
+        results = run_all(tasks(plan, source, settings), Store(out, chosen.again), Progress(), chosen.ranks)
     except KeyboardInterrupt:
-        show_error(f"\nthe finished results are kept in {out}, and the same command resumes from there")
+        if chosen.ranks.is_first:
+            show_error(f"\nthe finished results are kept in {out}, and the same command resumes from there")
         raise
-    _report(plan, source, settings, results, out, chosen.docs, command)
+    if chosen.ranks.is_first:
+        _report(plan, source, settings, results, out, chosen.docs, words)
     return 0
 
 
@@ -152,7 +160,7 @@ def _command(parser, chosen):
     """The command that repeats this run, without the paths of this machine."""
     words = ["python examples/compare.py"]
     for name, value in vars(chosen).items():
-        if value == parser.get_default(name) or name in ("out", "again"):
+        if value == parser.get_default(name) or name in ("out", "again", "mpi", "ranks"):
             continue
         if name == "data":
             value = "PATH"

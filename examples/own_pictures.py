@@ -12,10 +12,11 @@ import pathlib
 import sys
 
 import numpy as np
+from common import command, on_all, parse
 from PIL import Image, ImageDraw
 
 import minicnn as mc
-from minicnn.console import run_command, show
+from minicnn.console import show
 from minicnn.datasets import load_folder
 from minicnn.datasets.images import read_fitted
 from minicnn.inspect import report
@@ -49,7 +50,7 @@ def draw_folder(folder, count, seed=0):
 
 
 def main():
-    """Draw, load, train, test, save, and predict one picture; returns the exit code."""
+    """Read the command line, and run; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=pathlib.Path, help="pictures, one subfolder for each class (default: drawn)")
     parser.add_argument("--count", type=int, default=150, help="pictures to draw of each shape (default: 150)")
@@ -57,15 +58,21 @@ def main():
     parser.add_argument("--save", default="shapes.npz", metavar="FILE", help="the network (default: shapes.npz)")
     parser.add_argument("--report", metavar="DIR", help="also write a page that shows the results")
     parser.add_argument("--min-accuracy", type=float, default=0, metavar="PERCENT", help="fail below this accuracy")
-    chosen = parser.parse_args()
+    chosen = parse(parser)
+    return command(lambda: run(chosen), chosen.ranks)
 
-    folder = chosen.folder
-    if folder is None:
-        folder = pathlib.Path("shapes")
-        draw_folder(folder, chosen.count)
-        show(f"{chosen.count} pictures of each shape drawn in {folder}/")
 
-    data = load_folder(folder, SIZE, mode="RGB", test=0.2)
+def run(chosen):
+    """Draw, load, train, test, save, and predict one picture; returns the exit code."""
+    folder = chosen.folder or pathlib.Path("shapes")
+
+    def load():
+        if chosen.folder is None and chosen.ranks.is_first:
+            draw_folder(folder, chosen.count)
+            show(f"{chosen.count} pictures of each shape drawn in {folder}/")
+        return load_folder(folder, SIZE, mode="RGB", test=0.2)
+
+    data = on_all(chosen.ranks, load)
     (x_train, y_train), (x_test, y_test) = data
     show(data)
 
@@ -79,7 +86,10 @@ def main():
         batch_size=32,
         optimizer=mc.Adam(mc.CosineDecay(0.003, steps=steps)),
         augmentation=mc.Augmentation(shift=2, rotate=15, scale=0.1, flip=True),  # more pictures than there are
+        communicator=chosen.ranks.communicator,
     )
+    if not chosen.ranks.is_first:
+        return 0
     loss, accuracy = model.evaluate(x_test, y_test)
     show(f"test loss {loss:.3f}, test accuracy {100 * accuracy:.1f} % on {len(x_test)} pictures")
     model.save(chosen.save)
@@ -96,4 +106,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -9,7 +9,7 @@ training step in the order in which they are entered.
 
 import os
 
-from minicnn import backends, console, core, datasets, networks, testing
+from minicnn import backends, console, core, datasets, exchange, networks, testing
 from minicnn.backends import to_device, to_numpy, use
 from minicnn.core import gradcheck, im2col, initializers, layers, losses, metrics, optimizers, schedules
 from minicnn.core.errors import (
@@ -30,6 +30,7 @@ from minicnn.core.layers import (
     AvgPool2D,
     BatchNorm,
     Branches,
+    Clip,
     Conv2D,
     Conv2DTranspose,
     Dense,
@@ -42,7 +43,10 @@ from minicnn.core.layers import (
     Layer,
     LayerNorm,
     LeakyReLU,
+    LocalResponseNorm,
+    LogSoftmax,
     MaxPool2D,
+    PReLU,
     ReLU,
     Residual,
     Sigmoid,
@@ -50,6 +54,7 @@ from minicnn.core.layers import (
     Softmax,
     Tanh,
     UpSampling2D,
+    ZeroPad2D,
 )
 from minicnn.core.losses import BinaryCrossEntropy, Hinge, MeanSquaredError, SoftmaxCrossEntropy
 from minicnn.core.optimizers import SGD, Adagrad, Adam, RMSprop

@@ -11,8 +11,9 @@ from minicnn.core import gradcheck
 from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
 from minicnn.datasets import load_letters, load_notmnist
+from minicnn.exchange.any_file import load
+from minicnn.exercises import command as exercises
 from minicnn.inspect.explain import explain, story
-from minicnn.model import load
 
 
 def main():
@@ -25,6 +26,9 @@ def main():
     story.add_command(commands)
     pictures.add_train(commands)
     pictures.add_predict(commands)
+    pictures.add_summary(commands)
+    pictures.add_convert(commands)
+    exercises.add_command(commands)
     arguments = parser.parse_args()
     return arguments.run(arguments)
 
@@ -39,7 +43,7 @@ def run_gradcheck(arguments):
 def add_explain(commands):
     """The command `explain`."""
     command = commands.add_parser("explain", help="write a page on which every number of a network can be traced")
-    command.add_argument("model", help="a saved network (.npz)")
+    command.add_argument("model", help=pictures.NETWORK_FILE)
     command.add_argument("image", help="a picture of any size; or letters:N or PATH:N, image N of a test set")
     command.add_argument("-o", "--output", default="page.html", help="the page (default: page.html)")
     command.add_argument("--label", type=int, help="the right class, from 0 (known for an image of a test set)")

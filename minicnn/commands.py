@@ -1,4 +1,7 @@
-"""The commands `train` and `predict`: from a folder of pictures to a network and its answers, with no code written."""
+"""The commands `train` and `predict`: from a folder of pictures to a network and its answers, with no code written.
+
+And `summary` and `convert`, for a network in a file of any kind.
+"""
 
 import pathlib
 import re
@@ -20,13 +23,14 @@ from minicnn.core.schedules import CosineDecay, WarmUp
 from minicnn.datasets.folder import find_files, find_pictures, load_folder
 from minicnn.datasets.images import picture_size, read_fitted, read_image
 from minicnn.datasets.mnist import find_source, load_idx
+from minicnn.exchange.any_file import check_ending, load, save
 from minicnn.inspect import plots, report
 from minicnn.inspect.explain.collect import class_names
-from minicnn.model import load
 from minicnn.training.augmentation import Augmentation
 from minicnn.training.callbacks import AveragedWeights
 
 NETWORKS = [name for name, found in vars(networks).items() if getattr(found, "__module__", "") == networks.__name__]
+NETWORK_FILE = "a network in a file: .npz, .onnx (also from PyTorch), .keras or .h5"
 BATCH_SIZE = 32
 SAMPLE = 100  # pictures that are looked at to choose the size and the mode
 LARGEST = 64  # pixels: the side that is chosen for large pictures
@@ -234,7 +238,7 @@ def _show_results(data, probabilities):
 def add_predict(commands):
     """The command `predict` of `python -m minicnn`."""
     command = commands.add_parser("predict", help="what a saved network says about pictures")
-    command.add_argument("model", help="a saved network (.npz)")
+    command.add_argument("model", help=NETWORK_FILE)
     command.add_argument("pictures", nargs="+", metavar="PICTURE", help="a picture of any size, or a folder of them")
     command.add_argument("--invert", action="store_true", help="the pictures are dark on a light ground")
     command.add_argument("--top", type=int, default=3, help="classes shown for each picture (default: 3)")
@@ -264,7 +268,7 @@ def run_predict(arguments):
             failed = True
             continue
         scores = model.predict(image[None])
-        probabilities = (scores if isinstance(model.layers[-1], Softmax) else np.asarray(Softmax()(scores)))[0]
+        probabilities = (scores if model.ends_in_softmax else np.asarray(Softmax()(scores)))[0]
         likeliest = np.argsort(-probabilities, kind="stable")[:top]
         console.show(f"{_text(path)}: " + ", ".join(f"{classes[k]} {100 * probabilities[k]:.1f} %" for k in likeliest))
     return int(failed)
@@ -277,6 +281,43 @@ def _pictures(paths):
             yield from find_files(path)
         else:
             yield path, ""
+
+
+# summary and convert
+
+
+def add_summary(commands):
+    """The command `summary` of `python -m minicnn`."""
+    command = commands.add_parser("summary", help="the layers of a saved network, with shapes and parameters")
+    command.add_argument("model", help=NETWORK_FILE)
+    command.set_defaults(run=run_summary)
+
+
+def run_summary(arguments):
+    """Print the table of a network's layers."""
+    load(arguments.model).summary()
+
+
+def add_convert(commands):
+    """The command `convert` of `python -m minicnn`."""
+    command = commands.add_parser("convert", help="write a saved network to a file of another kind")
+    command.add_argument("source", metavar="FROM", help=NETWORK_FILE)
+    new = "the new file: .npz, .onnx or .keras; for the weights alone .safetensors or .weights.h5"
+    command.add_argument("target", metavar="TO", help=new)
+    command.set_defaults(run=run_convert)
+
+
+def run_convert(arguments):
+    """Read a network and write it as the ending of the new name says."""
+    source, target = pathlib.Path(arguments.source), pathlib.Path(arguments.target)
+    check_ending(target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InputError(f"{quoted(target, 300)} is the file to convert: give the new file another name")
+    model = load(source)
+    save(model, target)
+    console.show(
+        f"{_text(target)}: {len(model.layers)} layers, {model.count_parameters():,} parameters, from {_text(source)}"
+    )
 
 
 def _text(name):

@@ -1,5 +1,8 @@
 """Sequential with all that a user asks of a model: fit, evaluate, predict, summary, save; and load."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
 from minicnn import console, training
@@ -7,10 +10,16 @@ from minicnn.core import operations, sequential
 from minicnn.core.arguments import explained
 from minicnn.core.checks import check_classes, check_flag, check_integer, quoted
 from minicnn.core.errors import InputError
+from minicnn.core.layer import Layer
 from minicnn.core.layers import LAYERS
-from minicnn.core.losses import SoftmaxCrossEntropy
+from minicnn.core.losses import Loss, SoftmaxCrossEntropy
+from minicnn.core.optimizers import Optimizer
+from minicnn.core.types import Array, ArrayLike, DType, Path, Shape
 from minicnn.inspect import summary
 from minicnn.storage import models
+from minicnn.training.augmentation import Augmentation
+from minicnn.training.callbacks import Callback
+from minicnn.training.history import History
 
 
 class Sequential(sequential.Sequential):
@@ -37,7 +46,7 @@ class Sequential(sequential.Sequential):
     _classes = None
 
     @property
-    def classes(self):
+    def classes(self) -> list[str] | None:
         """The names of the classes, a list of str, or None: `model.classes = data.classes`.
 
         Class k is the one of output k. `save` keeps them, and `explain`, the plots and reports show them. A checkpoint
@@ -56,14 +65,14 @@ class Sequential(sequential.Sequential):
         return self._classes
 
     @classes.setter
-    def classes(self, names):
+    def classes(self, names: Sequence[str] | None) -> None:
         names = None if names is None else check_classes(names)
         is_known = self.input_shape is not None and not self.layers_changed()
         if names is not None and is_known and self.shapes[-1] != (len(names),):
             raise InputError(_names_error(names, self.shapes[-1]))
         self._classes = names
 
-    def build(self, input_shape, rng=None, dtype=None):
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType | None = None) -> Shape:
         output_shape = super().build(input_shape, rng, dtype)
         if self._classes is not None and output_shape != (len(self._classes),):  # such as after a new last layer
             dropped, self._classes = self._classes, None
@@ -75,23 +84,24 @@ class Sequential(sequential.Sequential):
     @explained
     def fit(
         self,
-        x,
-        y,
+        x: Array,
+        y: ArrayLike,
         *,
-        epochs=10,
-        batch_size=32,
-        optimizer=None,
-        loss=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        callbacks=(),
-        verbose=True,
-        checkpoint=None,
-        checkpoint_every=300.0,
-        resume=False,
-        augmentation=None,
-    ):
+        epochs: int = 10,
+        batch_size: int = 32,
+        optimizer: Optimizer | None = None,
+        loss: Loss | None = None,
+        validation_split: float = 0.0,
+        validation_data: tuple[Array, ArrayLike] | None = None,
+        shuffle: bool = True,
+        callbacks: Sequence[Callback] = (),
+        verbose: bool = True,
+        checkpoint: Path | None = None,
+        checkpoint_every: float | None = 300.0,
+        resume: bool = False,
+        augmentation: Augmentation | None = None,
+        communicator: Any = None,
+    ) -> History:
         """Train, and report the progress.
 
         Ctrl-C (or SIGTERM) ends the training after the batch, in good order: the run is saved where it has a
@@ -118,13 +128,17 @@ class Sequential(sequential.Sequential):
                 file is missing, begin. `epochs` may be another number than before, all else must be the same.
             augmentation: random changes of the training images, anew in every epoch: `minicnn.Augmentation(shift=2)`.
                 The images to validate on are never changed.
+            communicator: the processes that train the model together, each with a piece of every batch: mpi4py's
+                `MPI.COMM_WORLD`. The script is the same for all of them; rank 0 alone shows the progress, calls the
+                callbacks and writes the files.
 
         Returns:
             a `History`: `{"loss": [...], "accuracy": [...], "val_loss": [...], ...}`, one number an epoch.
 
         Raises:
             InputError: data or settings that cannot be right, found before the first step; a checkpoint of a
-                run with other settings; a layer that trains a Parameter which the model does not hold.
+                run with other settings; a layer that trains a Parameter which the model does not hold; processes that
+                were given different data, weights or settings.
             DivergenceError: numbers that are no longer finite.
             FileError: the checkpoint cannot be read or written.
             TrainingInterrupted: Ctrl-C or SIGTERM; it has the `history` so far.
@@ -146,10 +160,13 @@ class Sequential(sequential.Sequential):
             checkpoint_every=checkpoint_every,
             resume=check_flag(resume, "resume", "fit"),
             augmentation=augmentation,
+            communicator=communicator,
         )
 
     @explained
-    def evaluate(self, x, y, *, loss=None, batch_size=512):
+    def evaluate(
+        self, x: Array, y: ArrayLike, *, loss: Loss | None = None, batch_size: int = 512
+    ) -> tuple[float, float | None]:
         """The mean loss and the accuracy on a data set.
 
         Args:
@@ -168,7 +185,7 @@ class Sequential(sequential.Sequential):
         return training.evaluate(self, x, y, SoftmaxCrossEntropy() if loss is None else loss, batch_size)
 
     @explained
-    def predict(self, x, *, batch_size=512):
+    def predict(self, x: Array, *, batch_size: int = 512) -> np.ndarray:
         """The network's outputs for a data set, batch by batch: probabilities where it ends in Softmax.
 
         Args:
@@ -186,11 +203,11 @@ class Sequential(sequential.Sequential):
         batches = [operations.current.to_numpy(self(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         return np.concatenate(batches)
 
-    def count_parameters(self):
+    def count_parameters(self) -> int:
         """How many numbers the model has to learn; an InputError where it has no shape yet."""
         return summary.count_parameters(self)
 
-    def summary(self, batch_size=32, print_fn=console.show):
+    def summary(self, batch_size: int = 32, print_fn: Callable[[str], None] = console.show) -> None:
         """Print the layers, their output shapes and parameters, their multiply-adds and the memory of convolutions.
 
         Args:
@@ -217,7 +234,7 @@ class Sequential(sequential.Sequential):
         """The summary as a table: what a notebook shows."""
         return summary.html_summary(self)
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Write the network, its weights and its states to one `.npz` file, atomically and without pickle.
 
         Args:
@@ -230,7 +247,7 @@ class Sequential(sequential.Sequential):
         summary.check_built(self)
         models.save(path, self, LIBRARY)
 
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """The network without its arrays, as plain values: what a resumed run compares."""
         return models.describe(self, LIBRARY, functions_by_name=True)
 
@@ -246,7 +263,7 @@ def _names_error(names, output_shape):
 LIBRARY = LAYERS | {"Sequential": Sequential}
 
 
-def load(path, custom_layers=()):
+def load(path: Path, custom_layers: type[Layer] | Sequence[type[Layer]] | dict[str, type[Layer]] = ()) -> Sequential:
     """Read a model that `Sequential.save` wrote.
 
     Args:

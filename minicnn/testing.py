@@ -12,6 +12,7 @@ import functools
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from minicnn.core.layer import Layer, walk
 from minicnn.core.layers import Dense, Flatten
 from minicnn.core.losses import MeanSquaredError
 from minicnn.core.optimizers import SGD
+from minicnn.core.types import Array, Shape
 from minicnn.model import LIBRARY, Sequential, load
 
 MODES = (False, True)
@@ -263,7 +265,9 @@ CHECKS = {
 }
 
 
-def check_layer(make, input_shape, *, x=None, skip=()):
+def check_layer(
+    make: Callable[[], Layer], input_shape: Shape, *, x: Array | None = None, skip: Sequence[str] = ()
+) -> None:
     """Run every check of `CHECKS` on a layer.
 
     Args:
@@ -285,7 +289,7 @@ def check_layer(make, input_shape, *, x=None, skip=()):
         check(case)
 
 
-def parametrize_with_checks(cases, *, skip=()):
+def parametrize_with_checks(cases: Iterable, *, skip: Sequence[str] = ()) -> Callable:
     """For pytest: one test for each layer and each check.
 
     Args:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from mpiexec import NEEDED
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 TINY = "--threads=1 --rounds=1 --seconds=0.01 --turn=0.01 --patience=0 --images=32"
@@ -80,3 +81,22 @@ def test_the_report_says_whose_losses_differ():
 
     case = {"contenders": {"ours": {}, "jax": {"agrees": False}}}
     assert "jax" in agreement(case) and "NOT" in agreement(case)
+
+
+@NEEDED[0]
+@NEEDED[1]
+def test_ranks_are_timed_beside_one_process_and_send_what_the_cost_model_says(tmp_path):
+    options = "--nets lenet5 --kinds one mpi --batch 8 --rounds 1 --seconds 0 --turn 0 --patience 0"
+    command = [sys.executable, str(BENCHMARKS / "parallel.py"), *options.split(), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads((tmp_path / "benchmark-parallel.json").read_text())["cases"]
+    assert list(case["contenders"]) == ["one process, one thread", "one process, 2 threads", "2 ranks of MPI"]
+    for name, its in case["contenders"].items():
+        assert its["agrees"] and its["peak"] > 2**20, name
+        assert all(turn["wall"] > 0 and turn["cpu"] > 0 for turn in its["turns"])
+    factors = 8 / 2 * (120 + 400 + 84 + 120 + 10 + 84)  # of the dense weights: half of the images to the other rank
+    arrays = 6 * 25 + 6 + 16 * 150 + 16 + 120 + 84 + 10  # kernels and biases
+    for turn in case["contenders"]["2 ranks of MPI"]["turns"]:
+        assert turn["sent"] == pytest.approx(4 * (factors + arrays), rel=0.05)  # and a few numbers beside them
+    assert "| 2 ranks of MPI" in (tmp_path / "benchmark-parallel.md").read_text()

@@ -23,7 +23,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import compare
 from comparison import data, divergence, models, pictures, plan, statistics, store, tables, trials
 
-TINY = ["--samples=200", "--epochs=1", "--experiment-epochs=1", "--seeds=1", "--models=logistic_regression,lenet5"]
+TWO = "--models=logistic_regression,small_resnet"
+TINY = ["--samples=200", "--epochs=1", "--experiment-epochs=1", "--seeds=1", TWO]
 TABLE = [*TINY, "--experiments=none", "--models=logistic_regression"]
 LIGHT = [*TABLE, "--experiments=permuted", "--seeds=2", "--witnesses=logistic_regression,dense"]
 
@@ -124,10 +125,11 @@ def test_tables_parse_and_agree(tmp_path):
     saved = results_of(tmp_path)
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["model"] for row in rows] == ["logistic_regression", "lenet5"]
+    assert [row["model"] for row in rows] == ["logistic_regression", "small_resnet"]
     for row in rows:
         result = saved[f"table-{row['model']}-seed0"]["result"]
-        assert int(row["parameters"]) == {"logistic_regression": 7_850, "lenet5": 61_706}[row["model"]]
+        network = getattr(mc.networks, row["model"])()
+        assert int(row["parameters"]) == network.count_parameters()
         assert float(row["test_accuracy"]) == result["test_accuracy"] == result["right"].count("1") / 150
         assert float(row["test_low"]) < result["test_accuracy"] < float(row["test_high"])
         assert np.mean(result["class_accuracy"]) == pytest.approx(result["test_accuracy"])  # as many of each letter
@@ -135,7 +137,7 @@ def test_tables_parse_and_agree(tmp_path):
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {len(tables.HEADER) + 1}
     text = (tmp_path / "table.txt").read_text()
-    assert "61,706" in text and "87 %" in text
+    assert "218,490" in text and "81 %" in text
 
 
 # Stop and resume
@@ -193,7 +195,7 @@ def test_edited_code_is_not_mixed_with_old_results(tmp_path, monkeypatch, capsys
     assert compare.main(sweep) == 0
     model = models.MODELS["logistic_regression"]
     for change, named in (
-        (lambda m: model._replace(optimizer=lambda steps: mc.SGD(0.02)), "optimizer"),
+        (lambda m: model._replace(optimizer=lambda steps, epochs: mc.SGD(0.02)), "optimizer"),
         (lambda m: model._replace(network=mc.networks.dense), "network"),
         (lambda m: m.setattr(divergence, "RATES", (0.01, 1.0)), "rates"),
         (lambda m: m.setattr(divergence, "LAB_RATE", 0.02), "fixes"),
@@ -268,7 +270,7 @@ def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
 
 
 def test_divergence_is_a_row_not_a_failure(tmp_path, monkeypatch):
-    wild = models.MODELS["logistic_regression"]._replace(optimizer=lambda steps: mc.SGD(1e38))
+    wild = models.MODELS["logistic_regression"]._replace(optimizer=lambda steps, epochs: mc.SGD(1e38))
     monkeypatch.setitem(models.MODELS, "logistic_regression", wild)
     assert compare.main([*TABLE, f"--out={tmp_path}"]) == 0
     assert results_of(tmp_path)["table-logistic_regression-seed0"]["result"]["diverged"]
@@ -479,7 +481,8 @@ def test_sign_test():
 
 
 def test_size_agrees_with_a_built_network():
-    assert models.size("lenet5")[0] == mc.networks.lenet5().count_parameters()
+    for name in ("lenet5", "small_resnet"):
+        assert models.size(name)[0] == getattr(mc.networks, name)().count_parameters()
     assert models.size("two_conv")[0] == 125_499_810
 
 

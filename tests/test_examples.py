@@ -152,3 +152,43 @@ def test_a_layer_of_your_own_is_checked(tmp_path):
     assert done.returncode == 0, done.stderr
     good, wrong = done.stdout.split("And with a mistake in it:")
     assert "WRONG" not in good and "WRONG" in wrong
+
+
+def test_a_network_is_fine_tuned_with_a_new_head(tmp_path):
+    network = mc.Sequential(
+        [mc.Conv2D(4, 3), mc.BatchNorm(), mc.Residual([mc.ReLU()]), mc.MaxPool2D(4), mc.Flatten(), mc.Dense(10)],
+        input_shape=(1, 28, 28),
+    )
+    network.save(tmp_path / "letters.npz")
+    options = ("--model", "letters.npz", "--epochs", 2, "--images", 2, "--min-accuracy", 30)
+    done = run("fine_tuning.py", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "20 images to learn from" in done.stdout and "(290 of 338 weights learn)" in done.stdout
+    tuned = mc.load(tmp_path / "fine_tuned.npz")
+    assert tuned.classes == ["no hole", "a hole"] and all(p.trainable for p in tuned.parameters().values())
+    assert not np.array_equal(tuned.layers[0].weight.value, network.layers[0].weight.value)
+    mc.Sequential([mc.Flatten(), mc.Dense(3), mc.Tanh()], input_shape=(1, 28, 28)).save(tmp_path / "tanh.npz")
+    done = run("fine_tuning.py", "--model", "tanh.npz", cwd=tmp_path)
+    assert done.returncode == 1 and "Tanh()" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("library", ["PyTorch", "minicnn"])
+def test_the_network_to_fine_tune_is_trained_by_both_libraries(library, tmp_path, monkeypatch, rng):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    import fine_tuning
+
+    monkeypatch.setattr(fine_tuning, "EPOCHS", 1)
+    x, labels = rng.random((64, 1, 28, 28)).astype("float32"), np.arange(64) % 10
+    if library == "PyTorch":
+        for package in ("torch", "onnx", "onnxscript"):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        fine_tuning.train_in_pytorch(x, labels, "letters.onnx")
+        model = mc.exchange.load("letters.onnx")
+    else:
+        fine_tuning.train_here(x, labels, "letters.npz")
+        model = mc.load("letters.npz")
+    assert [type(layer).__name__ for layer in fine_tuning.split_head(model)] == [
+        *("Conv2D", "ReLU", "MaxPool2D", "Conv2D", "ReLU", "MaxPool2D", "Flatten", "Dense", "ReLU")
+    ]
+    assert model.predict(x).shape == (64, 10)

@@ -14,7 +14,7 @@ PARAMETERS = {
     "logistic_regression": 7_850,
     "dense": 795_010,
     "dense_dropout": 795_010,
-    "small_resnet": 116_602,
+    "small_resnet": 218_490,
 }
 
 

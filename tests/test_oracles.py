@@ -201,9 +201,10 @@ def test_upsampling_repeats_and_a_global_maximum_is_the_largest_pixel(rng):
         (mc.ELU(0.7), lambda x: x if x > 0 else 0.7 * (math.exp(x) - 1)),
         (mc.SiLU(), lambda x: x / (1 + math.exp(-x))),
         (mc.Hardswish(), lambda x: 0 if x <= -3 else x if x >= 3 else x * (x + 3) / 6),
+        (mc.Clip(-3, 3), lambda x: -3 if x <= -3 else 3 if x >= 3 else x),
         (mc.GELU(), lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
     ],
-    ids=["LeakyReLU", "ELU", "SiLU", "Hardswish", "GELU"],
+    ids=["LeakyReLU", "ELU", "SiLU", "Hardswish", "Clip", "GELU"],
 )
 def test_activations_are_their_formulas(layer, formula, rng):
     x = np.concatenate([rng.normal(size=40) * 3, [0.0, -3.0, 3.0, -40.0, 40.0]])
@@ -212,6 +213,47 @@ def test_activations_are_their_formulas(layer, formula, rng):
         far = np.array([[-1e4, 1e4]], dtype="float32")
         y, backward = layer.forward(far)
         assert np.isfinite(y).all() and np.isfinite(backward(np.ones_like(far))).all()
+
+
+def test_local_response_is_its_formula(rng):
+    x = rng.normal(size=(2, 6, 2, 3))
+    for size in (1, 3, 5, 13):
+        y = mc.LocalResponseNorm(size, alpha=0.7, beta=0.6, k=1.5)(x)
+        for c in range(6):
+            around = [j for j in range(c - size // 2, c + size // 2 + 1) if 0 <= j < 6]
+            scale = 1.5 + 0.7 / size * sum(x[:, j] ** 2 for j in around)
+            np.testing.assert_allclose(y[:, c], x[:, c] / scale**0.6, rtol=1e-12)
+
+
+def test_log_softmax_is_the_logarithm_of_softmax(rng):
+    x = rng.normal(size=(3, 4, 2)) * 5
+    np.testing.assert_allclose(mc.LogSoftmax()(x), np.log(mc.Softmax()(x)), rtol=1e-9)
+    np.testing.assert_array_equal(mc.LogSoftmax()(np.array([[1e4, 0.0]])), [[0.0, -1e4]])
+
+
+def test_zeros_around_an_image(rng):
+    x, pads = rng.normal(size=(2, 3, 4, 5)), ((1, 0), (2, 3))
+    y, backward = mc.ZeroPad2D(pads).forward(x)
+    np.testing.assert_array_equal(y, np.pad(x, ((0, 0), (0, 0), *pads)))
+    np.testing.assert_array_equal(backward(y), x)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: mc.Clip(1, 1), "low < high"),
+        (lambda: mc.Clip(0, math.inf), "low < high"),
+        (lambda: mc.Clip("0", 6), "low < high"),
+        (lambda: mc.LocalResponseNorm(4), "odd"),
+        (lambda: mc.LocalResponseNorm(3, k=0), "k above 0"),
+        (lambda: mc.ZeroPad2D("same"), "pixels"),
+        (lambda: mc.ZeroPad2D(-1), "padding"),
+        (lambda: mc.PReLU(shared=1), "shared"),
+    ],
+)
+def test_options_that_cannot_be_right_are_refused(make, named):
+    with pytest.raises(mc.InputError, match=named):
+        make()
 
 
 def test_gelu_is_near_its_exact_form():
@@ -351,6 +393,13 @@ class TestAgainstPyTorch:
         x = rng.normal(size=(2, 3, 4, 5))
         self.compare(mc.GlobalMaxPool2D(), lambda x: x.amax((2, 3)), x)
         self.compare(mc.UpSampling2D((2, 3)), lambda x: functional.interpolate(x, scale_factor=(2, 3)), x)
+        self.compare(mc.Clip(-0.5, 1), lambda x: functional.hardtanh(x, -0.5, 1), x)
+        self.compare(mc.LogSoftmax(), lambda x: functional.log_softmax(x, 1), x)
+        self.compare(mc.LocalResponseNorm(5, alpha=0.9), lambda x: functional.local_response_norm(x, 5, 0.9), x)
+        self.compare(mc.ZeroPad2D(((1, 2), (3, 0))), lambda x: functional.pad(x, (3, 0, 1, 2)), x)
+        for shared in (False, True):
+            layer = built(lambda shared=shared: mc.PReLU(shared=shared), (3, 4, 5))
+            self.compare(layer, functional.prelu, x, [layer.slope])
 
     @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5, 3)])
     def test_normalization(self, shape, rng):

@@ -212,6 +212,26 @@ def test_the_curves_are_the_history():
     assert len(plots.training_curves(history).axes) == 2
 
 
+def test_the_curves_of_several_runs_are_in_the_same_axes_with_a_colour_and_a_name_each():
+    runs = {f"run {i}": mc.History(loss=[2.0] * (i + 1), val_loss=[3.0] * (i + 1)) for i in range(9)}
+    runs["run 8"]["accuracy"], runs["run 0"]["learning_rate"] = [0.5] * 9, [0.1]
+    figure = plots.training_curves(runs)
+    loss, accuracy = figure.axes  # the learning rate did not change
+    drawn = {line.get_label(): list(line.get_ydata()) for line in loss.lines}
+    assert list(accuracy.lines[0].get_ydata()) == [0.5] * 9 and len(accuracy.lines) == 1
+    looks = {}
+    for name, run in runs.items():
+        assert drawn[f"{name}, training"] == run["loss"] and drawn[f"{name}, validation"] == run["val_loss"]
+        lines = [line for axes in figure.axes for line in axes.lines if line.get_label().startswith(name)]
+        (looks[name],) = {(line.get_color(), line.get_marker()) for line in lines}
+    assert len(set(looks.values())) == 9
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in loss.lines]
+    assert loss.get_xlim() == accuracy.get_xlim() == (0.5, 9.5)
+    one_by_name = plots.training_curves({"LeNet-5": runs["run 0"]})
+    assert one_by_name.legends[0].get_texts()[0].get_text() == "LeNet-5, training"
+
+
 def test_the_kernels_are_the_weights():
     model = network(channels=3)
     for name, index, transposed in (("conv2d_1", 0, False), ("conv2d_2", 3, True)):
@@ -227,14 +247,11 @@ def test_the_kernels_are_the_weights():
 
 
 def test_signs_have_the_colours_of_the_explain_page():
-    page = (pathlib.Path(mc.__file__).parent / "inspect" / "explain" / "page.js").read_text(encoding="utf-8")
+    folder = pathlib.Path(mc.__file__).parent / "inspect" / "explain" / "page"
+    page = (folder / "numbers.js").read_text(encoding="utf-8")
     zero, blue, orange = (
-        [int(number) for number in re.search(pattern, page).groups()]
-        for pattern in (
-            r": \[(\d+), (\d+), (\d+)\];\n  const full",
-            r"share < 0 \? \(dark\(\) \? \[[^\]]*\] : \[(\d+), (\d+), (\d+)\]",
-            r"share < 0 .*\[(\d+), (\d+), (\d+)\]\);",
-        )
+        [int(number) for number in re.search(rf"light: .*?{name}: \[(\d+), (\d+), (\d+)\]", page).groups()]
+        for name in ("zero", "negative", "positive")
     )
     layer = mc.Conv2D(1, (1, 3))
     layer.build((1, 3, 3))
@@ -307,6 +324,7 @@ def test_names_are_drawn_as_they_are(rng):
         plots.confusion_matrix(labels, labels[::-1], names),
         plots.confident_mistakes(model, x, labels, names),
         plots.training_curves({name: [1.0] for name in names}),
+        plots.training_curves({name: {name: [1.0]} for name in names}),
         plots.kernels(type("$a^{b$", (mc.Sequential,), {})([mc.Conv2D(1, 3)], input_shape=(1, 3, 3))),
     ]
     for figure in figures:
@@ -323,6 +341,9 @@ IMAGE = np.zeros((1, 7, 6), np.float32)
         lambda: plots.training_curves({}),
         lambda: plots.training_curves({"loss": []}),
         lambda: plots.training_curves({"loss": [1.0], "accuracy": [0.5, 0.6]}),
+        lambda: plots.training_curves([{"loss": [1.0]}, {"loss": [1.0]}]),
+        lambda: plots.training_curves({"one": {"loss": [1.0]}, "two": {}}),
+        lambda: plots.training_curves({"one": {"loss": [1.0]}, "loss": [1.0]}),
         lambda: plots.kernels(mc.networks.logistic_regression()),
         lambda: plots.kernels(MODEL, "conv2d_9"),
         lambda: plots.kernels(mc.Conv2D(3, 3)),

@@ -283,6 +283,7 @@ import minicnn as mc, numpy as np
 from test_storage import described
 from test_training import small_model, small_set
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message=".* is continued by ")  # another number of processes makes sense
 folder, kind = pathlib.Path({folder!r}), {kind!r}
 path = folder / "mutated.npz"
 x, y = small_set(40)

@@ -20,12 +20,15 @@ LEVELS = [
     "console",
     "markup",
     "backends",
+    "parallel",
     "storage",
     "datasets",
     "training",
     "inspect",
     "model",
     "networks",
+    "exchange",
+    "exercises",
     "commands",
     "testing",
     "",
@@ -35,6 +38,7 @@ LEVELS = [
 #: The order in core.
 CORE = [
     *(
+        "types",
         "errors",
         "habits",
         "arguments",

@@ -608,3 +608,13 @@ def test_convert_reaches_all_that_a_tree_holds():
     model.convert("float64")
     dtypes = {p.value.dtype for p in model.parameters().values()} | {model.layers[2].mean.value.dtype}
     assert dtypes == {np.dtype("float64")}
+
+
+def test_a_converted_model_computes_in_its_new_dtype(rng):
+    inner = mc.Sequential([mc.Dense(3), mc.BatchNorm()])
+    block = mc.Residual([mc.Sequential([mc.Dense(4), mc.ReLU()])])
+    model = mc.Sequential([mc.Dense(4), block, inner], input_shape=(5,))
+    for dtype in ("float64", "float32"):
+        model.convert(dtype)
+        assert model.predict(rng.normal(size=(2, 5))).dtype == dtype
+        model.fit(rng.normal(size=(8, 5)).astype(dtype), np.arange(8) % 3, epochs=1, verbose=False)

@@ -73,8 +73,8 @@ OWN = {
     "small_resnet": lambda N: [
         conv(N, 1, 16, 3, 28),
         *[conv(N, 16, 32, 3, 14), conv(N, 32, 32, 3, 14), conv(N, 32, 32, 3, 14)],
-        *[conv(N, 32, 64, 3, 7), conv(N, 64, 64, 3, 7), conv(N, 64, 64, 3, 7)],
-        dense(N, 64, 10),
+        *[conv(N, 32, 96, 3, 7), conv(N, 96, 96, 3, 7), conv(N, 96, 96, 3, 7)],
+        dense(N, 96, 10),
     ],
 }
 

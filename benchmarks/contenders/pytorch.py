@@ -64,12 +64,12 @@ OWN = {
         *normalized(16, 32, stride=2),
         nn.ReLU(),
         *block(32),
-        *normalized(32, 64, stride=2),
+        *normalized(32, 96, stride=2),
         nn.ReLU(),
-        *block(64),
+        *block(96),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, 10),
+        nn.Linear(96, 10),
     ],
 }
 

@@ -79,7 +79,8 @@ def _trial_task(trial, plan, source, settings):
     model = MODELS[trial.model]
     training = {
         "network": _layers(model.network),
-        "optimizer": optimizer_settings(model.optimizer(1)),
+        "optimizer": optimizer_settings(model.optimizer(1, trial.epochs or trials.EPOCHS_OF_A_SCHEDULE)),
+        "others": {name: repr(value) for name, value in model.others().items()},
     }
     return Task(trial.name, settings | training | {"trial": vars(trial)}, cost, compute)
 

@@ -19,8 +19,9 @@ COLOURS = {
     "two_conv": "#d62728",
     "conv_pool": "#ff7f0e",
     "lenet5": "#2ca02c",
+    "small_resnet": "#8c564b",
 }
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"
 DPI = 90  # a page needs no more, and the files stay small
 
 

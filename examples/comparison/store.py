@@ -93,20 +93,48 @@ def _short(value):
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def run_all(tasks, store, progress):
-    """The results of all tasks by name; a result that is in the store is not computed again.
+def run_all(tasks, store, progress, ranks):
+    """The results of all tasks by name, on rank 0; a result that is in its store is not computed again.
 
-    All settings are compared before the first task begins.
+    All settings are compared before the first task begins. Of what is missing, each of several processes computes some
+    tasks, which are dealt out from the longest to the shortest, and then rank 0 collects the results.
     """
-    results = {task.name: store.load(task, progress.say) for task in tasks}
-    missing = [task for task in tasks if results[task.name] is None]
-    progress.begin(len(tasks), tasks, missing)
-    for task in missing:
-        progress.start(task)
-        started = time.perf_counter()
-        result = task.compute(progress.advance)
-        store.save(task, result)
-        results[task.name] = result
-        progress.finish(task, result, time.perf_counter() - started)
-    progress.close()
-    return results
+    results = {}
+
+    def find_missing():
+        results.update((task.name, store.load(task, progress.say)) for task in tasks)
+        return [task.name for task in tasks if results[task.name] is None]
+
+    with ranks:
+        names = ranks.first(find_missing)
+        missing = own = [task for task in tasks if task.name in names]
+        if ranks.size > 1:
+            own = sorted(missing, key=lambda task: -task.cost)[ranks.rank :: ranks.size]
+        progress.begin(len(tasks) - len(missing) + len(own), tasks, own)
+        computed, stopped = _compute(own, store, progress)
+        gathered = ranks.gather_values([computed, stopped is not None])
+        if any(was_stopped for _, was_stopped in gathered):
+            raise ranks.shared(stopped or KeyboardInterrupt())
+        for rank, (found, _) in enumerate(gathered):
+            results |= found
+            for task in tasks:
+                if ranks.is_first and rank and task.name in found:
+                    store.save(task, found[task.name])
+    return {task.name: results.get(task.name) for task in tasks}
+
+
+def _compute(tasks, store, progress):
+    """({name: result}, None) of some tasks; or those finished before Ctrl-C, and its exception."""
+    computed = {}
+    try:
+        for task in tasks:
+            progress.start(task)
+            started = time.perf_counter()
+            computed[task.name] = task.compute(progress.advance)
+            store.save(task, computed[task.name])
+            progress.finish(task, computed[task.name], time.perf_counter() - started)
+    except KeyboardInterrupt as error:
+        return computed, error
+    finally:
+        progress.close()
+    return computed, None

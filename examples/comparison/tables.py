@@ -41,7 +41,7 @@ def comparison(plan, results):
                 *(percent(result[key]) for key in ("train_accuracy", "val_accuracy")),
                 "diverged" if result["diverged"] else percent(result["test_accuracy"]),
                 "{:.1f} to {:.1f} %".format(*(100 * end for end in interval(result))),
-                f"{MODELS[model].lab:g} %",
+                "-" if MODELS[model].lab is None else f"{MODELS[model].lab:g} %",
             )
         )
     return rows
@@ -66,7 +66,7 @@ def comparison_csv(plan, results, what):
                 *(result[key] for key in measured),
                 *interval(result),
                 int(bool(result["diverged"])),
-                MODELS[model].lab / 100,
+                "" if MODELS[model].lab is None else MODELS[model].lab / 100,
             ]
         )
     text = io.StringIO()

@@ -11,6 +11,8 @@ from comparison import data
 from comparison.models import MODELS, size
 from minicnn.datasets import LETTERS
 
+EPOCHS_OF_A_SCHEDULE = 10  # of a falling learning rate, where the budget is minutes
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -88,15 +90,18 @@ def run(trial, source, batch_size, advance=lambda: None):
     kernels = {"before": _kernels(model)}
     watch = Watch(trial.minutes, advance)
     result = {"diverged": None}
+    epochs = trial.epochs or EPOCHS_OF_A_SCHEDULE
+    others = MODELS[trial.model].others()
     try:
         history = model.fit(
             *sets.train,
             epochs=10**9 if trial.epochs is None else trial.epochs,
             batch_size=batch_size,
-            optimizer=MODELS[trial.model].optimizer(steps_per_epoch),
+            optimizer=MODELS[trial.model].optimizer(steps_per_epoch, epochs),
             validation_data=sets.validation if trial.images is None else None,  # few images: hundreds of short epochs
-            callbacks=[watch],
+            callbacks=[watch, *others.pop("callbacks", ())],
             verbose=False,
+            **others,
         )
     except mc.DivergenceError as error:  # a result, not a failure: the table shows it
         result["diverged"], history = str(error), error.history

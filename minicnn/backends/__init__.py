@@ -1,17 +1,20 @@
 """Backends: other ways to compute the operations of `minicnn.core.operations`, and the switch between them."""
 
+import numpy as np
+
 from minicnn.backends.numpy import NumpyOperations
 from minicnn.core import operations
 from minicnn.core.checks import quoted
 from minicnn.core.errors import BackendError
 from minicnn.core.operations import Operations
+from minicnn.core.types import Array, ArrayLike, DType
 
 NAMES = ("plain", "numpy", "cupy", "auto")
 
 _made = {}  # one object for each backend that was used
 
 
-def use(backend):
+def use(backend: str | Operations) -> str:
     """Choose what computes from now on.
 
     Also the environment variable `MINICNN_BACKEND`, read when minicnn is imported. Arrays made before stay where they
@@ -42,7 +45,7 @@ def use(backend):
     return backend.name
 
 
-def current():
+def current() -> Operations:
     """The backend in use, an object of a class derived from `minicnn.core.operations.Operations`.
 
     >>> use("numpy") == current().name
@@ -51,7 +54,7 @@ def current():
     return operations.current
 
 
-def to_device(x, dtype=None):
+def to_device(x: ArrayLike, dtype: DType | None = None) -> Array:
     """`x`, an array or a list, as an array of the backend in use, copied only if necessary.
 
     >>> to_device([1, 2], dtype="float32")
@@ -60,7 +63,7 @@ def to_device(x, dtype=None):
     return operations.current.array(x, dtype)
 
 
-def to_numpy(x):
+def to_numpy(x: ArrayLike) -> np.ndarray:
     """`x` as a NumPy array in main memory; a NumPy array is returned as it is.
 
     >>> import numpy as np

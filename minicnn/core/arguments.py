@@ -6,6 +6,7 @@ All but the first arguments of the library's constructors are given by name. So
 
 import functools
 import inspect
+from typing import Any
 
 from minicnn.core import habits
 from minicnn.core.errors import InputError
@@ -85,10 +86,10 @@ class Configured:
             cls.__init__ = explained(cls.__init__)
 
     @explained
-    def __init__(self):
+    def __init__(self) -> None:
         pass
 
-    def arguments(self):
+    def arguments(self) -> dict[str, Any]:
         """The constructor's arguments by name; `...` for one that is not kept under its name."""
         return {name: getattr(self, name, ...) for name in inspect.signature(type(self)).parameters}
 

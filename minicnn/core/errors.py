@@ -47,7 +47,7 @@ class DivergenceError(MinicnnError, FloatingPointError):
         history: the `History` of the epochs before, or None.
     """
 
-    def __init__(self, message, history=None):
+    def __init__(self, message: str, history: dict | None = None):
         super().__init__(message)
         self.history = history
 
@@ -63,6 +63,6 @@ class TrainingInterrupted(KeyboardInterrupt):
         signal: the number of the signal, such as `signal.SIGINT`.
     """
 
-    def __init__(self, message, history=None, signal=2):
+    def __init__(self, message: str, history: dict | None = None, signal: int = 2):
         super().__init__(message)
         self.history, self.signal = history, signal

@@ -21,12 +21,16 @@ Source: Chainer's gradient_check and Karpathy's "CS231n" notes describe the craf
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from minicnn.core import contract, operations
 from minicnn.core.contract import LossLayer, Subject
 from minicnn.core.errors import GradientError, InputError
+from minicnn.core.layer import Layer
+from minicnn.core.losses import Loss
+from minicnn.core.types import Array, ArrayLike
 
 STEP = 1e-5
 RTOL = 1e-5
@@ -66,7 +70,7 @@ class Entry:
     def __str__(self):
         return self.line()
 
-    def line(self, width=18):
+    def line(self, width: int = 18) -> str:
         """The entry as text; `width` is that of the names."""
         kinks = f", {self.kinks} on a kink left out" if self.kinks else ""
         text = (
@@ -93,12 +97,12 @@ class Report:
     notes: tuple = ()
 
     @property
-    def error(self):
+    def error(self) -> float:
         """The worst relative error of all."""
         return max((entry.error for entry in self.entries), default=0.0)
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether every gradient is right."""
         return all(entry.passed for entry in self.entries)
 
@@ -114,7 +118,18 @@ class Report:
         return "\n".join(lines + [f"  note  {note}" for note in self.notes])
 
 
-def check(target, x, labels=None, *, training=None, exclude=(), step=STEP, rtol=RTOL, atol=0.0, seed=0):
+def check(
+    target: Layer | Loss,
+    x: Array,
+    labels: ArrayLike | None = None,
+    *,
+    training: bool | None = None,
+    exclude: Sequence[str] = (),
+    step: float = STEP,
+    rtol: float = RTOL,
+    atol: float = 0.0,
+    seed: int = 0,
+) -> Report:
     """Compare the gradients of a layer, a loss or a model with central differences.
 
     The target itself is not changed: a copy of it computes in float64. A layer or model receives a random upstream
@@ -359,22 +374,27 @@ def report_all():
         layers.Conv2DTranspose(3, 3),
         layers.Conv2DTranspose(4, (3, 2), stride=(2, 3), padding="same", groups=2),
         layers.UpSampling2D(2),
+        layers.ZeroPad2D(((1, 0), (0, 2))),
         layers.GlobalAvgPool2D(),
         layers.GlobalMaxPool2D(),
         layers.Flatten(),
         layers.ReLU(),
         layers.LeakyReLU(),
+        layers.PReLU(),
         layers.ELU(),
         layers.GELU(),
         layers.SiLU(),
         layers.Hardswish(),
+        layers.Clip(-1, 1),
         layers.Tanh(),
         layers.Sigmoid(),
         layers.Softmax(),
+        layers.LogSoftmax(),
         layers.Dropout(0.4, seed=1),
         layers.BatchNorm(),
         layers.LayerNorm(),
         layers.GroupNorm(2),
+        layers.LocalResponseNorm(3, alpha=1.0),
         layers.Residual([layers.Conv2D(4, 3, padding="same"), layers.BatchNorm(), layers.ReLU()]),
         layers.Branches([[layers.Conv2D(3, 1)], []], join="concatenate"),
     ):

@@ -18,6 +18,7 @@ import numpy as np
 
 from minicnn.core.checks import check_array, quoted
 from minicnn.core.errors import InputError
+from minicnn.core.types import Array, Pads, Pair, Shape
 from minicnn.core.window import Window, output_size
 
 __all__ = ["BUDGET", "Window", "col2im", "im2col", "output_size", "pad"]
@@ -34,7 +35,9 @@ def _budget(setting):
 BUDGET = _budget(os.environ.get("MINICNN_COLUMNS_MB") or "256")
 
 
-def im2col(x, kernel_size, stride=1, padding="valid", dilation=1, fill=0):
+def im2col(
+    x: Array, kernel_size: Pair, stride: Pair = 1, padding: Pads = "valid", dilation: Pair = 1, fill: float = 0
+) -> Array:
     """Copy the pixels of every window into one column of a matrix.
 
         columns[(c, kh, kw), (oh, ow, n)] = padded[n, c, oh * stride + kh * dilation, ow * stride + kw * dilation]
@@ -67,15 +70,16 @@ def im2col(x, kernel_size, stride=1, padding="valid", dilation=1, fill=0):
     window = Window.of(kernel_size, stride, padding, dilation)
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
-    shape = (C, *window.kernel_size, OH, OW, N)
-    columns = _filled(x, 0, shape)
+    columns = _filled(x, 0, (C, *window.kernel_size, OH, OW, N))
     image = pad(x, window.pads(H, W), fill).transpose(1, 2, 3, 0)  # (C, HP, WP, N)
     for kh, kw, rows, cols in window.taps(OH, OW):
         columns[:, kh, kw] = image[:, rows, cols]
     return columns.reshape(-1, OH * OW * N)
 
 
-def col2im(columns, input_shape, kernel_size, stride=1, padding="valid", dilation=1):
+def col2im(
+    columns: Array, input_shape: Shape, kernel_size: Pair, stride: Pair = 1, padding: Pads = "valid", dilation: Pair = 1
+) -> Array:
     """Add every entry of the columns to the pixel that `im2col` copied it from.
 
     The adjoint of `im2col`: for any x and c, `sum(im2col(x) * c) == sum(x * col2im(c))`. Not its inverse:

@@ -20,9 +20,10 @@ import numpy as np
 
 from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
+from minicnn.core.types import DType, Initializer, Shape
 
 
-def fans(shape):
+def fans(shape: Shape) -> tuple[int, int]:
     """How many inputs a unit reads and how many units an input feeds: `(fan_in, fan_out)`.
 
     For a dense weight `(units, features)` these are the features and the units; for a kernel
@@ -45,7 +46,9 @@ def fans(shape):
     return shape[1] * taps, shape[0] * taps
 
 
-def by_groups(initializer, groups, shape, rng, dtype="float32"):
+def by_groups(
+    initializer: Initializer, groups: int, shape: Shape, rng: np.random.Generator, dtype: DType = "float32"
+) -> np.ndarray:
     """The kernels of a grouped convolution: those of each group drawn by themselves, because it is a convolution alone.
 
     Args:
@@ -79,7 +82,7 @@ def _normal(shape, rng, dtype, variance):
     return value
 
 
-def glorot_uniform(shape, rng, dtype="float32"):
+def glorot_uniform(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Uniform with variance `2 / (fan_in + fan_out)`; Keras's default, and ours.
 
     Args:
@@ -102,7 +105,7 @@ def glorot_uniform(shape, rng, dtype="float32"):
     return _uniform(shape, rng, dtype, 2 / sum(fans(shape)))
 
 
-def glorot_normal(shape, rng, dtype="float32"):
+def glorot_normal(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Normal with variance `2 / (fan_in + fan_out)`; the arguments are those of `glorot_uniform`.
 
     Raises:
@@ -116,7 +119,7 @@ def glorot_normal(shape, rng, dtype="float32"):
     return _normal(shape, rng, dtype, 2 / sum(fans(shape)))
 
 
-def he_uniform(shape, rng, dtype="float32"):
+def he_uniform(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Uniform with variance `2 / fan_in`; the arguments are those of `glorot_uniform`.
 
     Raises:
@@ -130,7 +133,7 @@ def he_uniform(shape, rng, dtype="float32"):
     return _uniform(shape, rng, dtype, 2 / fans(shape)[0])
 
 
-def he_normal(shape, rng, dtype="float32"):
+def he_normal(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Normal with variance `2 / fan_in`; the arguments are those of `glorot_uniform`.
 
     Raises:
@@ -144,7 +147,7 @@ def he_normal(shape, rng, dtype="float32"):
     return _normal(shape, rng, dtype, 2 / fans(shape)[0])
 
 
-def zeros(shape, rng, dtype="float32"):
+def zeros(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """All zero, of any shape: the usual start of a bias.
 
     >>> zeros((3,), rng=None)
@@ -153,7 +156,7 @@ def zeros(shape, rng, dtype="float32"):
     return np.zeros(shape, dtype=dtype)
 
 
-def ones(shape, rng, dtype="float32"):
+def ones(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """All one, of any shape: the usual start of a scale.
 
     >>> ones((3,), rng=None)
@@ -168,7 +171,7 @@ INITIALIZERS = {
 }
 
 
-def name_of(function):
+def name_of(function: Initializer) -> str:
     """The name of one of the library's initializers; None for anything else.
 
     >>> name_of(he_normal)
@@ -177,7 +180,7 @@ def name_of(function):
     return next((name for name, known in INITIALIZERS.items() if function is known), None)
 
 
-def named(name):
+def named(name: str) -> Initializer:
     """The library's initializer of a name: the inverse of `name_of`.
 
     Raises:

@@ -12,6 +12,8 @@ attributes, lists, tuples and dicts. One function, `walk`, finds them all.
 import contextlib
 import copy
 import functools
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from minicnn.core.errors import InputError
 from minicnn.core.im2col import check_sample
 from minicnn.core.messages import input_error, parameter_error
 from minicnn.core.parameter import Parameter, State
+from minicnn.core.types import Array, Backward, DType, Shape
 
 
 class Layer(Configured):
@@ -57,12 +60,13 @@ class Layer(Configured):
     #: Whether each sample's output depends on that sample alone, so that a backend may compute chunks of a batch at
     #: the same time: True, False, or "evaluation" for outside training only. It holds for the class that defines
     #: `forward`, and not for a subclass with a `forward` of its own.
-    independent_samples = False
+    independent_samples: bool | str = False
 
     _trainable = True
-    _built_for = _built_output = None  # (input shape, dtype) and output shape of the last build
+    _built_for: Any = None
+    _built_output: Any = None  # (input shape, dtype) and output shape of the last build
 
-    def build(self, input_shape, rng=None, dtype="float32"):
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
         """Validate the input's shape, make the parameters, and return the output's shape.
 
         Parameters that are there already are kept. Layers that this layer holds are built, too: each for the shape
@@ -90,7 +94,7 @@ class Layer(Configured):
         self._built_for, self._built_output = (tuple(input_shape), np.dtype(dtype)), output_shape
         return output_shape
 
-    def parameter_shapes(self, input_shape):
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         """The shapes of the parameters by name, for one input's shape.
 
         `build` makes each with the layer's attribute `<name>_initializer`, a function as in
@@ -98,15 +102,15 @@ class Layer(Configured):
         """
         return {}
 
-    def initial_value(self, name, shape, rng, dtype):
+    def initial_value(self, name: str, shape: Shape, rng: np.random.Generator, dtype: DType) -> Array:
         """The array that a parameter starts with: by default what `<name>_initializer` draws."""
         return getattr(self, f"{name}_initializer")(shape, rng, dtype)
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of one output, without the batch axis, for one input's shape."""
         return tuple(input_shape)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         """The output `y` for the input `x`, and the backward pass: `backward(dy)` returns `dx`.
 
         Args:
@@ -118,15 +122,15 @@ class Layer(Configured):
         """
         raise NotImplementedError(f"{type(self).__name__} needs a forward method")
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         """The output alone."""
         return self.forward(x)[0]
 
-    def members(self):
+    def members(self) -> Iterable[tuple[str, Any]]:
         """(name, value) of everything that this layer holds: its attributes."""
         return vars(self).items()
 
-    def parameters(self):
+    def parameters(self) -> dict[str, Parameter]:
         """The learned arrays of this layer and of all layers inside, by name; each once.
 
         >>> from minicnn.core.layers import Dense
@@ -138,21 +142,21 @@ class Layer(Configured):
         """
         return dict(walk(self, Parameter))
 
-    def states(self):
+    def states(self) -> dict[str, State | np.random.Generator]:
         """The states and random generators of this layer and of all layers inside, by name; each once."""
         return dict(walk(self, (State, np.random.Generator)))
 
-    def layers_inside(self):
+    def layers_inside(self) -> dict[str, "Layer"]:
         """The layers that this layer holds, directly or in other layers, by name; each once."""
         return dict(item for item in walk(self, Layer) if item[1] is not self)
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether the layer learns. Set it to False to freeze the layer and all layers inside."""
         return self._trainable
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         value = check_flag(value, "trainable", type(self).__name__)
         for _, layer in walk(self, Layer):
             layer._trainable = value
@@ -160,7 +164,7 @@ class Layer(Configured):
             parameter.trainable = value
             parameter.clear_gradient()
 
-    def convert(self, dtype=None):
+    def convert(self, dtype: DType | None = None) -> None:
         """Convert the parameters and states to a dtype, and move them to the backend in use.
 
         Args:
@@ -178,24 +182,27 @@ class Layer(Configured):
             if getattr(getattr(item.value, "dtype", None), "kind", None) == "f":
                 value = item.value if operations.current.owns(item.value) else operations.current.to_numpy(item.value)
                 item.value = operations.current.array(value, dtype)
+        for layer in (self, *self.layers_inside().values()):
+            if dtype is not None and hasattr(layer, "dtype"):  # a Sequential converts its batches to it
+                layer.dtype = np.dtype(dtype)
 
-    def multiply_adds(self, input_shape):
+    def multiply_adds(self, input_shape: Shape) -> int:
         """How many products of a weight and an input one forward pass of one sample adds up."""
         inside = [layer for layer in self.layers_inside().values() if not layer.layers_inside()]
         return sum(layer.multiply_adds(layer.built_input_shape) for layer in inside if layer.built_input_shape)
 
     @property
-    def built_input_shape(self):
+    def built_input_shape(self) -> Shape | None:
         """The shape of one input for which the layer was last built, or None."""
         return self._built_for and self._built_for[0]
 
-    def built_output_shape(self, input_shape):
+    def built_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape that `build` found for this input's shape; else `output_shape(input_shape)`."""
         if self.built_input_shape == tuple(input_shape):
             return self._built_output
         return tuple(self.output_shape(input_shape))
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments by name: what a file keeps of the layer, besides its arrays.
 
         Raises:
@@ -210,7 +217,7 @@ class Layer(Configured):
             )
         return arguments
 
-    def check_input(self, x, ndim=None, features=None):
+    def check_input(self, x: Array, ndim: int | None = None, features: int | None = None) -> None:
         """Refuse a batch that this layer cannot compute with.
 
         Args:
@@ -226,7 +233,7 @@ class Layer(Configured):
         if x.dtype.kind != "f" or not x.size or ndim not in (None, x.ndim) or (features and x.shape[1] != features):
             raise input_error(self, x, ndim, features)
 
-    def check_parameter(self, parameter, x):
+    def check_parameter(self, parameter: Parameter | None, x: Array) -> None:
         """Refuse to compute before the parameters are made, or with an input of another dtype or backend.
 
         Raises:
@@ -305,12 +312,8 @@ def walk(item, kinds, name="", seen=None):
     else:
         members = enumerate(item) if isinstance(item, (list, tuple)) else ()
     for key, value in list(members):
-        if isinstance(value, HELD):
+        if isinstance(value, (Layer, Parameter, State, np.random.Generator, list, tuple, dict)):
             yield from walk(value, kinds, f"{name}.{key}" if name else str(key), seen)
-
-
-#: What a layer can hold that `walk` goes through.
-HELD = (Layer, Parameter, State, np.random.Generator, list, tuple, dict)
 
 
 def kept_arrays(layer):

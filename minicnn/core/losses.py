@@ -4,12 +4,15 @@ A loss is called like a function and returns both: `loss, dlogits = loss_functio
 Labels are validated before anything is computed: a wrong label costs one error message, not a training run.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from minicnn.core import operations
 from minicnn.core.arguments import Configured
 from minicnn.core.checks import check_array, check_number, check_unmasked, quoted
 from minicnn.core.errors import InputError
+from minicnn.core.types import Array, ArrayLike, Shape
 
 
 class Loss(Configured):
@@ -38,7 +41,7 @@ class Loss(Configured):
     #: Whether it is computed from logits, the scores before a closing Softmax, rather than from what `predict` returns.
     from_logits = False
 
-    def __call__(self, outputs, labels):
+    def __call__(self, outputs: Array, labels: ArrayLike) -> tuple[Array, Array]:
         check_array(outputs, type(self).__name__)
         if outputs.dtype.kind != "f" or outputs.size == 0:
             raise self._outputs_error(outputs)
@@ -54,7 +57,7 @@ class Loss(Configured):
             )
         return InputError(f"{name} needs one output at least, got shape {outputs.shape}: the batch is empty")
 
-    def check(self, labels, shape):
+    def check(self, labels: Array, shape: Shape) -> None:
         """Refuse labels that do not belong to outputs of this shape, with an InputError; here those of another shape.
 
         (N, 1) and (N,) would be broadcast to (N, N), and the loss would be the mean of N * N wrong differences.
@@ -63,7 +66,7 @@ class Loss(Configured):
         if tuple(labels.shape) != tuple(shape) and not are_indices:
             raise _shape_error(type(self).__name__, labels.shape, shape)
 
-    def compute_checked(self, outputs, labels):
+    def compute_checked(self, outputs: Array, labels: Array) -> tuple[Array, Array]:
         """`compute`, and an InputError where it does not return a scalar and a gradient like the outputs."""
         result = self.compute(outputs, labels)
         is_pair = isinstance(result, tuple) and len(result) == 2
@@ -82,7 +85,7 @@ class Loss(Configured):
             f"array {outputs.shape} of {outputs.dtype}; it returned {came}"
         )
 
-    def compute(self, outputs, labels):
+    def compute(self, outputs: Array, labels: Array) -> tuple[Array, Array]:
         """The loss, a scalar, and its gradient with respect to the outputs; for labels that `check` has validated."""
         raise NotImplementedError(f"{type(self).__name__} needs a compute method")
 
@@ -99,7 +102,7 @@ def _shape_error(name, labels, shape):
     return InputError(f"{name} needs labels of the shape of the outputs, {shape}, got {labels}{fix}")
 
 
-def as_labels(labels):
+def as_labels(labels: ArrayLike) -> Array:
     """Labels or targets as an array, one item for each sample; an array of the backend in use is returned as it is.
 
     Args:
@@ -174,11 +177,11 @@ class SoftmaxCrossEntropy(Loss):
 
     label_smoothing, class_weights = 0.0, None  # for a subclass with a constructor of its own
 
-    def __init__(self, *, label_smoothing=0.0, class_weights=None):
+    def __init__(self, *, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None):
         self.label_smoothing = check_number(label_smoothing, "label_smoothing", "SoftmaxCrossEntropy", below=1)
         self.class_weights = None if class_weights is None else _check_weights(class_weights)
 
-    def compute(self, logits, labels):
+    def compute(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         shifted = logits - logits.max(axis=1, keepdims=True)  # (N, K), the largest is 0
         exponentials = np.exp(shifted)
         total = exponentials.sum(axis=1, keepdims=True)  # (N, 1), between 1 and K
@@ -203,7 +206,7 @@ class SoftmaxCrossEntropy(Loss):
         losses = target * (np.log(total) - np.where(target > 0, shifted, 0))
         return losses, (weight * exponentials / total - target) / N
 
-    def check(self, labels, shape):
+    def check(self, labels: Array, shape: Shape) -> None:
         """Refuse labels that do not belong to logits of this shape (N, K)."""
         if len(shape) != 2 or (self.class_weights and len(self.class_weights) != shape[1]):
             raise self._logits_error(shape)
@@ -291,11 +294,11 @@ class MeanSquaredError(Loss):
     sum of the squares instead of their mean).
     """
 
-    def compute(self, outputs, targets):
+    def compute(self, outputs: Array, targets: Array) -> tuple[Array, Array]:
         difference = outputs - targets.astype(outputs.dtype)
         return (difference * difference).mean(), difference * (2 / difference.size)
 
-    def check(self, targets, shape):
+    def check(self, targets: Array, shape: Shape) -> None:
         """Refuse targets that do not belong to outputs of this shape, or are not finite numbers."""
         super().check(targets, shape)
         _check_targets(targets, type(self).__name__)
@@ -331,7 +334,7 @@ class BinaryCrossEntropy(Loss):
     Source: Cox, "The regression analysis of binary sequences", 1958.
     """
 
-    def compute(self, logits, targets):
+    def compute(self, logits: Array, targets: Array) -> tuple[Array, Array]:
         arguments = logits, targets.astype(logits.dtype), float(logits.size)
         losses, dlogits = operations.current.elementwise(self._loss_and_gradient, *arguments)
         return losses.mean(), dlogits
@@ -341,7 +344,7 @@ class BinaryCrossEntropy(Loss):
         losses = np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
         return losses, ((np.tanh(logits * 0.5) + 1) * 0.5 - targets) / size
 
-    def check(self, targets, shape):
+    def check(self, targets: Array, shape: Shape) -> None:
         """Refuse targets that do not belong to logits of this shape, or are not from 0 to 1."""
         super().check(targets, shape)
         values = _check_targets(targets, type(self).__name__)
@@ -397,12 +400,12 @@ class Hinge(Loss):
     is_classification = True
     from_logits = True
 
-    def __init__(self, *, margin=1.0):
+    def __init__(self, *, margin: float = 1.0):
         self.margin = check_number(margin, "margin", "Hinge")
         if self.margin == 0:
             raise InputError("Hinge needs a margin above 0: with 0, scores that are all equal are without any loss")
 
-    def compute(self, scores, labels):
+    def compute(self, scores: Array, labels: Array) -> tuple[Array, Array]:
         labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
         is_label = labels[:, None] == np.arange(scores.shape[1], like=scores)  # (N, K)
         of_label = np.where(is_label, scores, 0).sum(axis=1, keepdims=True)  # (N, 1)
@@ -411,7 +414,7 @@ class Hinge(Loss):
         dscores = inside - is_label * inside.sum(axis=1, keepdims=True)
         return (excess * inside).sum() / len(scores), dscores / len(scores)
 
-    def check(self, labels, shape):
+    def check(self, labels: Array, shape: Shape) -> None:
         """Refuse labels that do not belong to scores of this shape (N, K)."""
         if len(shape) != 2:
             raise InputError(f"Hinge needs scores (N, K), got shape {tuple(shape)}")

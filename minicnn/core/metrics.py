@@ -1,6 +1,7 @@
 """What is measured besides the loss."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,9 +9,10 @@ from minicnn.core import operations
 from minicnn.core.checks import check_integer
 from minicnn.core.errors import InputError
 from minicnn.core.losses import as_labels
+from minicnn.core.types import Array, ArrayLike
 
 
-def correct(outputs, labels):
+def correct(outputs: Array, labels: ArrayLike) -> Array:
     """How many rows of the outputs have their largest number at the label's class.
 
     Args:
@@ -38,7 +40,7 @@ def correct(outputs, labels):
     return (outputs.argmax(axis=1) == labels).sum()
 
 
-def confusion_matrix(labels, predictions, classes=None):
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int | None = None) -> np.ndarray:
     """Which class is predicted for which, and how often.
 
         counts[i, j] = how many images of class i were predicted to be of class j
@@ -76,7 +78,7 @@ def confusion_matrix(labels, predictions, classes=None):
     return np.bincount(rows * K + columns, minlength=K * K).reshape(K, K)
 
 
-def confident_mistakes(probabilities, labels):
+def confident_mistakes(probabilities: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """The images whose predicted class is not their label, the most confident mistake first.
 
     Args:
@@ -97,7 +99,7 @@ def confident_mistakes(probabilities, labels):
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
 
 
-def top_k_accuracy(probabilities, labels, k=5):
+def top_k_accuracy(probabilities: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
     """The fraction of images whose label is among the k classes of the largest probabilities.
 
     Of classes with the same probability the lower index comes first.
@@ -158,7 +160,7 @@ class ClassReport:
         return "\n".join(lines)
 
 
-def class_report(labels, predictions, names=None):
+def class_report(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str] | None = None) -> ClassReport:
     """Precision, recall and F1 of each class: what the accuracy alone does not tell, above all of rare classes.
 
         precision = of the images predicted to be of a class, the fraction that is
@@ -214,7 +216,7 @@ def _check_rows(probabilities, labels):
     return probabilities, labels
 
 
-def class_indices(array, name="labels"):
+def class_indices(array: np.ndarray, name: str = "labels") -> np.ndarray:
     """Class indices (N,) from indices or from rows (N, K), of which the largest number counts.
 
     Raises:

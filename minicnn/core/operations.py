@@ -9,6 +9,8 @@ An operation with a gradient returns its output and functions of `dy`, the
 gradient of the loss with respect to that output.
 """
 
+import math
+
 import numpy as np
 
 from minicnn.core.im2col import col2im, im2col
@@ -66,9 +68,9 @@ class Operations:
             y, and two functions of dy: to the gradient of the kernels, and to the gradient of the images.
         """
         (N, _, H, W), F = x.shape, len(weight)
-        columns = im2col(x, window)  # (C*KH*KW, OH*OW*N)
-        columns = columns.reshape(groups, -1, columns.shape[1])  # the channels of a group are consecutive rows
         kernels = weight.reshape(groups, F // groups, -1)  # (G, F/G, C/G*KH*KW)
+        # (G, C/G*KH*KW, OH*OW*N): the channels of a group are consecutive rows
+        columns = im2col(x, window).reshape(groups, kernels.shape[2], -1)
 
         def to_rows(dy):  # (N, F, OH, OW) as (G, F/G, OH*OW*N)
             return dy.transpose(1, 2, 3, 0).reshape(groups, F // groups, -1)
@@ -136,18 +138,16 @@ class Operations:
         The padding is zero; it counts as pixels only with `count_padding`.
         """
         N, C, H, W = x.shape
-        columns = im2col(x, window)
-        columns = columns.reshape(C, -1, columns.shape[1])  # (C, KH*KW, OH*OW*N)
-        image = np.ones_like(x[:1, :1])
-        count = im2col(image, window, fill=int(count_padding)).sum(axis=0).reshape(*window.output_shape(H, W), 1)
-        y = columns.sum(axis=1).reshape(C, *count.shape[:2], N) / count
+        columns = im2col(x, window).reshape(C, math.prod(window.kernel_size), -1)  # (C, KH*KW, OH*OW*N)
+        count = im2col(np.ones_like(x[:1, :1]), window, fill=int(count_padding)).sum(axis=0)[:, None]  # (OH*OW, 1)
+        y = columns.sum(axis=1).reshape(C, -1, N) / count  # (C, OH*OW, N)
 
         def to_input(dy):
-            dy = dy.transpose(1, 2, 3, 0) / count  # (C, OH, OW, N)
+            dy = dy.transpose(1, 2, 3, 0).reshape(C, -1, N) / count
             dcolumns = np.broadcast_to(dy.reshape(C, 1, -1), columns.shape)
             return col2im(dcolumns.reshape(-1, columns.shape[2]), x.shape, window)
 
-        return y.transpose(3, 0, 1, 2), to_input
+        return y.reshape(C, *window.output_shape(H, W), N).transpose(3, 0, 1, 2), to_input
 
     def mean(self, x, axes):
         """The mean of a batch over some axes, which are kept with length 1, and the count of the numbers in each.

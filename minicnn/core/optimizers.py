@@ -6,6 +6,8 @@ parameter at a time.
 """
 
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,9 @@ from minicnn.core import operations
 from minicnn.core.arguments import Configured
 from minicnn.core.checks import check_flag, check_number
 from minicnn.core.errors import InputError
+from minicnn.core.parameter import Parameter
 from minicnn.core.schedules import Constant
+from minicnn.core.types import Array
 
 
 class Optimizer(Configured):
@@ -48,28 +52,34 @@ class Optimizer(Configured):
     """
 
     #: The names of the arrays that the rule remembers for each parameter, all zero at first.
-    memory = ()
+    memory: tuple[str, ...] = ()
 
-    def __init__(self, learning_rate, *, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float | Callable[[int], float],
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         self.learning_rate = learning_rate
         self.weight_decay = check_number(weight_decay, "weight_decay", type(self).__name__)
         self.clip_norm = None if clip_norm is None else check_number(clip_norm, "clip_norm", type(self).__name__)
         if self.clip_norm == 0:
             raise InputError(f"{type(self).__name__} needs a clip_norm above 0, or None")
         self.steps = 0
-        self.memories = weakref.WeakKeyDictionary()
+        self.memories: weakref.WeakKeyDictionary[Parameter, dict] = weakref.WeakKeyDictionary()
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> float:
         """The rate of the next step. Set it to a number or a schedule."""
         return self.schedule(self.steps)
 
     @learning_rate.setter
-    def learning_rate(self, value):
+    def learning_rate(self, value: Any) -> None:
         is_rate = not callable(value)
         self.schedule = Constant(check_number(value, "learning_rate", type(self).__name__)) if is_rate else value
 
-    def step(self, parameters=None):
+    def step(self, parameters: dict[str, Parameter] | None = None) -> None:
         """Change every parameter that has a gradient, and clear the gradients; without any gradient, nothing.
 
         Args:
@@ -89,15 +99,15 @@ class Optimizer(Configured):
         for parameter in ready:
             parameter.gradients.clear()
 
-    def steps_taken(self, parameters):
+    def steps_taken(self, parameters: dict[str, Parameter]) -> int:
         """How many steps these parameters have taken with this optimizer: the most of any of them."""
         return max((memory["t"] for memory in map(self.memories.get, parameters.values()) if memory), default=0)
 
-    def arguments(self):
+    def arguments(self) -> dict[str, Any]:
         rate = self.schedule.learning_rate if isinstance(self.schedule, Constant) else self.schedule
         return super().arguments() | {"learning_rate": rate}
 
-    def update(self, w, g, t, learning_rate, **memory):
+    def update(self, w: Array, g: Array, t: int, learning_rate: float, **memory: Array) -> None:
         """Change the weights `w` and the arrays of the memory in place.
 
         Args:
@@ -132,7 +142,7 @@ class Optimizer(Configured):
         return (self.clip_norm / np.maximum(norm, self.clip_norm)).astype(parameters[0].value.dtype)
 
 
-def gradient_norm(parameters):
+def gradient_norm(parameters: dict[str, Parameter]) -> float:
     """The norm of all gradients together: the root of the sum of the squares of all their numbers.
 
     Args:
@@ -189,7 +199,15 @@ class SGD(Optimizer):
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
     """
 
-    def __init__(self, learning_rate=0.01, *, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float | Callable[[int], float] = 0.01,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
         self.momentum = check_number(momentum, "momentum", "SGD", below=1)
         self.nesterov = check_flag(nesterov, "nesterov", "SGD")
@@ -197,7 +215,7 @@ class SGD(Optimizer):
             raise InputError("SGD with nesterov=True needs a momentum above 0")
         self.memory = ("v",) if momentum else ()
 
-    def update(self, w, g, t, learning_rate, v=None):
+    def update(self, w: Array, g: Array, t: int, learning_rate: float, v: Array | None = None) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
         if self.momentum:
@@ -248,13 +266,22 @@ class Adam(Optimizer):
 
     memory = ("m", "v")
 
-    def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float | Callable[[int], float] = 0.001,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
         self.beta1 = check_number(beta1, "beta1", "Adam", below=1)
         self.beta2 = check_number(beta2, "beta2", "Adam", below=1)
         self.epsilon = _check_epsilon(epsilon, "Adam")
 
-    def update(self, w, g, t, learning_rate, m, v):
+    def update(self, w: Array, g: Array, t: int, learning_rate: float, m: Array, v: Array) -> None:
         if self.weight_decay:
             w *= 1 - learning_rate * self.weight_decay
         m *= self.beta1
@@ -300,12 +327,20 @@ class RMSprop(Optimizer):
 
     memory = ("v",)
 
-    def __init__(self, learning_rate=0.001, *, rho=0.9, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float | Callable[[int], float] = 0.001,
+        *,
+        rho: float = 0.9,
+        epsilon: float = 1e-7,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
         self.rho = check_number(rho, "rho", "RMSprop", below=1)
         self.epsilon = _check_epsilon(epsilon, "RMSprop")
 
-    def update(self, w, g, t, learning_rate, v):
+    def update(self, w: Array, g: Array, t: int, learning_rate: float, v: Array) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
         v *= self.rho
@@ -346,11 +381,18 @@ class Adagrad(Optimizer):
 
     memory = ("s",)
 
-    def __init__(self, learning_rate=0.01, *, epsilon=1e-7, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float | Callable[[int], float] = 0.01,
+        *,
+        epsilon: float = 1e-7,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         super().__init__(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
         self.epsilon = _check_epsilon(epsilon, "Adagrad")
 
-    def update(self, w, g, t, learning_rate, s):
+    def update(self, w: Array, g: Array, t: int, learning_rate: float, s: Array) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
         s += g * g

@@ -3,6 +3,7 @@
 from minicnn.core import operations
 from minicnn.core.checks import check_array
 from minicnn.core.errors import InputError
+from minicnn.core.types import Array
 
 
 class Parameter:
@@ -24,12 +25,12 @@ class Parameter:
     #: A set that notes every parameter that receives a gradient, or None; set by `watch_gradients`.
     receivers = None
 
-    def __init__(self, value):
+    def __init__(self, value: Array):
         self.value = value
-        self.gradients = []
+        self.gradients: list[Array] = []
         self.trainable = True
 
-    def add_gradient(self, gradient):
+    def add_gradient(self, gradient: Array) -> None:
         """Add to the gradient. The array may be kept: do not change it afterwards.
 
         Raises:
@@ -42,17 +43,17 @@ class Parameter:
         if self.trainable:
             operations.current.collect(self.gradients, gradient)
 
-    def clear_gradient(self):
+    def clear_gradient(self) -> None:
         """Forget the gradient."""
         self.gradients.clear()
 
     @property
-    def has_gradient(self):
+    def has_gradient(self) -> bool:
         """Whether a gradient was added since it was last cleared."""
         return bool(self.gradients)
 
     @property
-    def grad(self):
+    def grad(self) -> Array | None:
         """The gradient: the sum of all that was added, an array of the value's shape and dtype; None without any."""
         return operations.current.total(self.gradients) if self.gradients else None
 
@@ -77,7 +78,7 @@ class State:
     >>> mean.value = 0.9 * mean.value + 0.1
     """
 
-    def __init__(self, value):
+    def __init__(self, value: Array | float):
         self.value = value
 
     def __repr__(self):

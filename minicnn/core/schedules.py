@@ -8,6 +8,7 @@ Arguments that cannot be right raise an InputError.
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 
 from minicnn.core.arguments import Configured, explained
 from minicnn.core.errors import InputError
@@ -51,7 +52,7 @@ class Constant(_Schedule):
 
     learning_rate: float
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.learning_rate
 
 
@@ -79,7 +80,7 @@ class StepDecay(_Schedule):
     every: int
     factor: float = 0.1
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.learning_rate * self.factor ** (step // self.every)
 
 
@@ -107,7 +108,7 @@ class ExponentialDecay(_Schedule):
     every: int
     factor: float
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.learning_rate * self.factor ** (step / self.every)
 
 
@@ -137,7 +138,7 @@ class CosineDecay(_Schedule):
     steps: int
     minimum: float = 0.0
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         progress = min(step / self.steps, 1)
         return self.minimum + (self.learning_rate - self.minimum) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -160,11 +161,11 @@ class WarmUp(_Schedule):
     Source: Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017.
     """
 
-    schedule: object
+    schedule: Callable[[int], float]
     _: dataclasses.KW_ONLY
     steps: int
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         if step < self.steps:
             return self.schedule(0) * (step + 1) / self.steps
         return self.schedule(step - self.steps)

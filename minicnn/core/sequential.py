@@ -6,6 +6,8 @@ chain rule, and all of backpropagation.
 """
 
 import collections
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from minicnn.core.checks import check_array, check_integer
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer, build_layer, shape_returned, shared_independence
 from minicnn.core.layers import Softmax
+from minicnn.core.types import Array, Backward, DType, Shape
 
 
 class Sequential(Layer):
@@ -51,7 +54,9 @@ class Sequential(Layer):
 
     needs_input_gradient = False
 
-    def __init__(self, layers=(), input_shape=None, *, seed=0, dtype="float32"):
+    def __init__(
+        self, layers: Sequence[Layer] = (), input_shape: Shape | None = None, *, seed: int = 0, dtype: DType = "float32"
+    ):
         if not isinstance(layers, (list, tuple)):
             raise InputError(f"Sequential needs a list of layers, got {layers!r}: put the layers into brackets []")
         self.layers = list(layers)
@@ -64,7 +69,7 @@ class Sequential(Layer):
         if input_shape is not None:
             self.build(input_shape)
 
-    def build(self, input_shape, rng=None, dtype=None):
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType | None = None) -> Shape:
         """Build every layer for the shape that it receives; parameters that are there already are kept.
 
         Args:
@@ -91,12 +96,12 @@ class Sequential(Layer):
         shapes = [tuple(check_integer(n, "input_shape", "Sequential") for n in input_shape)]
         for layer in self.layers:
             shapes.append(build_layer(layer, shapes[-1], rng, self.dtype))
-            check_promise(layer, *shapes[-2:], self.dtype)
+            check_promise(layer, shapes[-2], shapes[-1], self.dtype)
         self.input_shape, self.shapes = shapes[0], shapes
         self._update_row()  # the layers of a Sequential inside may be new
         return shapes[-1]
 
-    def add(self, layer):
+    def add(self, layer: Layer) -> None:
         """Append a layer; where the model's shape is known, it is built.
 
         Raises:
@@ -119,21 +124,21 @@ class Sequential(Layer):
             self._update_row()
             raise
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer.built_output_shape(input_shape)
         return tuple(input_shape)
 
-    def members(self):
+    def members(self) -> Iterable[tuple[str, Any]]:
         """(name, layer) of the layers, and the other attributes, for `walk`."""
         return [*zip(self.names, self.layers, strict=False), *vars(self).items()]
 
     @property
-    def ends_in_softmax(self):
+    def ends_in_softmax(self) -> bool:
         """Whether the last layer is a Softmax, which `forward` leaves out."""
         return len(self.row) > len(self.row_to_logits)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         """The output for a batch, and the backward pass.
 
         A Softmax at the end is left out here: the output is the logits, which `SoftmaxCrossEntropy` needs.
@@ -166,12 +171,12 @@ class Sequential(Layer):
 
         return y, backward
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         """The output alone, through all layers, a closing Softmax included."""
         y, _ = self.forward(x)
         return self.row[-1][1](y) if self.ends_in_softmax else y
 
-    def trace(self, x, training=False):
+    def trace(self, x: Array, training: bool = False) -> Iterator[tuple[str, Layer, Array, Array, Backward]]:
         """Go through the layers one by one, up to the logits.
 
         Args:
@@ -192,7 +197,7 @@ class Sequential(Layer):
             yield name, layer, x, y, backward
             x = y
 
-    def prepare(self, x):
+    def prepare(self, x: Array) -> Array:
         """A batch as the layers need it: an array of the backend in use, of the model's dtype.
 
         uint8 images are scaled from 0..255 to 0..1. Other floating point dtypes are converted to the model's.
@@ -205,11 +210,11 @@ class Sequential(Layer):
             self.build(x.shape[1:])
         return operations.current.batch(x, self.dtype)
 
-    def layers_changed(self):
+    def layers_changed(self) -> bool:
         """Whether layers were added or replaced since the last build, here or in a Sequential inside."""
         return any(part.layers != layers for part, layers in self._row_of)
 
-    def check_batch(self, x):
+    def check_batch(self, x: Array) -> None:
         """Refuse a batch whose shape or dtype the model cannot take; the errors are those of `prepare`."""
         check_array(x, "the model")
         is_number = x.dtype.kind == "f" or x.dtype == np.uint8
@@ -217,15 +222,15 @@ class Sequential(Layer):
             raise self._batch_error(x, is_number)
 
     @property
-    def independent_samples(self):
+    def independent_samples(self) -> bool | str:
         """That of the layers: a batch may be split where every layer allows it."""
         return shared_independence(self.layers)
 
-    def multiply_adds(self, input_shape):
+    def multiply_adds(self, input_shape: Shape) -> int:
         shapes = [tuple(input_shape), *self.shapes[1:]]
         return sum(layer.multiply_adds(shape) for layer, shape in zip(self.layers, shapes, strict=False))
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         # The shape is not kept: whoever holds this Sequential builds it.
         return {"layers": self.layers, "input_shape": None, "seed": self.seed, "dtype": str(self.dtype)}
 

@@ -9,14 +9,17 @@ Convolution and pooling slide a window over padded images. Axis letters, here an
 
 import dataclasses
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 from minicnn.core.checks import is_integer
 from minicnn.core.errors import InputError
+from minicnn.core.types import Pads, Pair
 
 PADDINGS = {"same": "same", "valid": ((0, 0), (0, 0))}  # "same" depends on the size of the image
 
 
-def output_size(size, kernel, stride=1, before=0, after=0, dilation=1):
+def output_size(size: int, kernel: int, stride: int = 1, before: int = 0, after: int = 0, dilation: int = 1) -> int:
     """How many positions a window has along one axis.
 
         output = floor((before + size + after - extent) / stride) + 1
@@ -62,10 +65,10 @@ class Window:
     (14, 14)
     """
 
-    kernel_size: tuple
-    stride: tuple = 1
-    padding: object = "valid"
-    dilation: tuple = 1
+    kernel_size: Any
+    stride: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
     owner: str = dataclasses.field(default="the window", compare=False, repr=False)
 
     def __post_init__(self):
@@ -74,19 +77,19 @@ class Window:
         object.__setattr__(self, "padding", _normalize_padding(self.padding))
 
     @staticmethod
-    def of(kernel_size, stride=1, padding="valid", dilation=1):
+    def of(kernel_size: "Pair | Window", stride: Pair = 1, padding: Pads = "valid", dilation: Pair = 1) -> "Window":
         """A Window of these arguments; `kernel_size` itself where it is one already."""
         return kernel_size if isinstance(kernel_size, Window) else Window(kernel_size, stride, padding, dilation)
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019, a Window is small
-    def pads(self, height, width):
+    def pads(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """The padding in pixels for an image of this size: ((top, bottom), (left, right))."""
         if self.padding != "same":
             return self.padding
         return tuple(map(_same_padding, (height, width), self.kernel_size, self.stride, self.dilation))
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019
-    def output_shape(self, height, width):
+    def output_shape(self, height: int, width: int) -> tuple[int, int]:
         """The number of positions on an image of this size: (OH, OW), by `output_size` on each axis.
 
         Raises:
@@ -107,16 +110,16 @@ class Window:
         )
 
     @functools.cached_property
-    def extent(self):
+    def extent(self) -> tuple[int, int]:
         """Pixels from the first tap to the last, (height, width)."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
 
     @functools.cached_property
-    def overlaps(self):
+    def overlaps(self) -> bool:
         """Whether some pixels lie in more than one window."""
         return any(stride < extent for stride, extent in zip(self.stride, self.extent, strict=True))
 
-    def taps(self, OH, OW):
+    def taps(self, OH: int, OW: int) -> Iterator[tuple[int, int, slice, slice]]:
         """For each tap (kh, kw), the rows and the columns of the padded image that it reads, as slices.
 
         >>> list(Window(2).taps(3, 3))[1]     # the second tap reads one pixel further to the right

@@ -22,12 +22,14 @@ import pathlib
 import sys
 import tempfile
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 
 from minicnn.console import SafeStream, warn
 from minicnn.core.checks import check_flag, check_fraction, check_integer, is_integer, quoted
 from minicnn.core.errors import FileError, InputError
+from minicnn.core.types import Path
 from minicnn.datasets.archives import is_clutter
 from minicnn.datasets.cache import cached
 from minicnn.datasets.dataset import Dataset
@@ -53,8 +55,17 @@ Picture = collections.namedtuple("Picture", "name path split label stamp")
 
 
 def load_folder(
-    path, size=None, *, mode="L", test=0.1, invert=False, group=None, seed=0, follow_links=False, cache=True
-):
+    path: Path,
+    size: int | tuple[int, int] | None = None,
+    *,
+    mode: str = "L",
+    test: float = 0.1,
+    invert: bool = False,
+    group: Callable[[str], str] | None = None,
+    seed: int = 0,
+    follow_links: bool = False,
+    cache: bool = True,
+) -> Dataset:
     """The pictures of a folder that has one subfolder for each class: `(x_train, y_train), (x_test, y_test)`.
 
     Every format that Pillow reads is read as `read_image` does: transparency, 16 bits, palettes, inks (CMYK) and the

@@ -12,12 +12,14 @@ import hashlib
 import importlib.util
 import io
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from minicnn.console import warn
 from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import FileError
+from minicnn.core.types import Path
 from minicnn.datasets.cache import cached
 from minicnn.datasets.dataset import Dataset
 from minicnn.storage.files import reading
@@ -39,7 +41,9 @@ _SYMBOLS = (
 )  # matplotlib's fonts without plain letters
 
 
-def load_letters(train=10000, test=2000, seed=0, fonts=None, cache=True):
+def load_letters(
+    train: int = 10000, test: int = 2000, seed: int = 0, fonts: Sequence[Path] | None = None, cache: bool = True
+) -> Dataset:
     """Synthetic letters A to J: `(x_train, y_train), (x_test, y_test)`.
 
     The fonts are Pillow's own, those of matplotlib if it is installed, and those in the folder `fonts`. With four

@@ -24,6 +24,7 @@ import numpy as np
 
 from minicnn.core.checks import check_flag, check_fraction, check_integer, quoted
 from minicnn.core.errors import FileError, InputError
+from minicnn.core.types import Path
 from minicnn.datasets import idx
 from minicnn.datasets.archives import is_clutter, listed, max_decompressed
 from minicnn.datasets.cache import cached
@@ -63,7 +64,16 @@ class Source(NamedTuple):
     mapping: pathlib.Path | None
 
 
-def load_idx(path, name=None, *, transpose=None, invert=False, test=0.1, seed=0, cache=True):
+def load_idx(
+    path: Path,
+    name: str | None = None,
+    *,
+    transpose: bool | None = None,
+    invert: bool = False,
+    test: float = 0.1,
+    seed: int = 0,
+    cache: bool = True,
+) -> Dataset:
     """MNIST, Fashion-MNIST, EMNIST, QMNIST or CIFAR, from its files: `(x_train, y_train), (x_test, y_test)`.
 
     Args:

@@ -23,6 +23,7 @@ import numpy as np
 from minicnn.console import SafeStream, warn
 from minicnn.core.checks import check_fraction, check_integer, quoted
 from minicnn.core.errors import FileError, InputError
+from minicnn.core.types import Path
 from minicnn.datasets import idx
 from minicnn.datasets.archives import Skipped, folder_files, is_clutter, tar_files, zip_files
 from minicnn.datasets.cache import cached
@@ -58,7 +59,15 @@ class NotMNIST(NamedTuple):
     skipped: list
 
 
-def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True, invert=False, transpose=False):
+def load_notmnist(
+    path: Path,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    group_by: str = "copies",
+    cache: bool = True,
+    invert: bool = False,
+    transpose: bool = False,
+) -> Dataset:
     """notMNIST, downloaded or read from a file or folder: `(x_train, y_train), (x_test, y_test)`.
 
     Args:
@@ -128,7 +137,7 @@ def load_notmnist(path, test_fraction=0.1, seed=0, group_by="copies", cache=True
     return Dataset(train, test, list(LETTERS), skipped=skipped)
 
 
-def read_notmnist(path, invert=False, transpose=False):
+def read_notmnist(path: Path, invert: bool = False, transpose: bool = False) -> NotMNIST:
     """All images of a file or folder, without a split, as a `NotMNIST`.
 
     Args:

@@ -11,7 +11,6 @@ Source: ISO/IEC 15948, "Portable network graphics (PNG): functional specificatio
 import contextlib
 import itertools
 import struct
-import subprocess
 import sys
 import zlib
 
@@ -154,6 +153,8 @@ class Decoder:
     def send(self, files):
         """Start decoding a batch: a list of bytes, one PNG each. Call `receive` before the next `send`."""
         if self.files is not None and self.process is None:
+            import subprocess  # here, so that `import minicnn` is quick
+
             with contextlib.suppress(OSError, TypeError):
                 command = [sys.executable, __file__, *map(str, self.size)]
                 self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

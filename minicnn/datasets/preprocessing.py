@@ -7,12 +7,13 @@ import numpy as np
 from minicnn.console import warn
 from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
+from minicnn.core.types import Array
 
 BLOCK = 2**12  # images changed at a time
 BRIGHT = 160  # of 255; paper is brighter than that, even in a photograph, and random pixels are not
 
 
-def normalize(x, axis=1):
+def normalize(x: Array, axis: int = 1) -> Array:
     """Divide by the L2 norm along one axis, as Keras's `normalize` does; a vector of zeros stays zero.
 
         y = x / sqrt(sum of x**2 along the axis)

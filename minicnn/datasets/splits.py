@@ -5,9 +5,12 @@ import numpy as np
 from minicnn.core import operations
 from minicnn.core.checks import check_fraction
 from minicnn.core.errors import InputError
+from minicnn.core.types import ArrayLike
 
 
-def stratified_split(labels, fraction, rng, groups=None):
+def stratified_split(
+    labels: ArrayLike, fraction: float, rng: np.random.Generator, groups: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Hold out the same fraction of every class, at random.
 
     The lab held out the last tenth of images that were sorted by class, so almost all images of one letter. Here

@@ -11,12 +11,14 @@ from minicnn.backends import to_numpy
 from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import InputError
 from minicnn.core.layers import Softmax
+from minicnn.core.sequential import Sequential
+from minicnn.core.types import Array
 from minicnn.inspect.explain.collect import check_label, gradients_cleared, one_image, states_restored
 
 PATCHES = 64  # images with a patch in one forward pass: bounds the memory
 
 
-def saliency(model, image, label=None):
+def saliency(model: Sequential, image: Array, label: int | None = None) -> np.ndarray:
     """The gradient of a class's score with respect to the image.
 
         saliency[c, h, w] = d score[label] / d image[c, h, w],    score: the logit, before any softmax
@@ -55,7 +57,9 @@ def saliency(model, image, label=None):
         return np.ascontiguousarray(to_numpy(backward(dlogits))[0])
 
 
-def occlusion(model, image, label=None, size=5, stride=1, grey=0.5):
+def occlusion(
+    model: Sequential, image: Array, label: int | None = None, size: int = 5, stride: int = 1, grey: float = 0.5
+) -> np.ndarray:
     """How much of a class's probability is lost when a grey patch covers a part of the image.
 
         drop[i, j] = p(label | image) - p(label | image with a patch at cell i, j)

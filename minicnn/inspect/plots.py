@@ -7,6 +7,8 @@ global state of matplotlib is not changed. Signed numbers are blue below zero an
 
 import io
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,18 +18,25 @@ from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import InputError, MissingPackageError
 from minicnn.core.layer import Layer, walk
 from minicnn.core.layers import Conv2D
+from minicnn.core.sequential import Sequential
+from minicnn.core.types import Array, ArrayLike
 from minicnn.inspect import attribution
 from minicnn.inspect.explain.collect import class_names, one_image, states_restored
 from minicnn.markup import visible
 from minicnn.training.augmentation import Augmentation, check_images
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INK, SOFT, LINE = "#1c1d20", "#63666d", "#c9cad0"
 BLUE, ORANGE, PURPLE = "#1254a8", "#c45204", "#6a3fb5"
 ZERO = (250, 250, 248)  # in the colours of signed numbers and of counts
+RUNS = (BLUE, ORANGE, PURPLE, "#2b7d3f", "#9a7b00", "#b5267a", "#1c8a99")  # several runs in the same axes
+MARKERS = "osv^D"  # for more runs than colours
 SIGNED = (BLUE, tuple(value / 255 for value in ZERO), ORANGE)  # below zero, zero, above
 
 
-def empty_figure(width, height, title=""):
+def empty_figure(width: float, height: float, title: str = "") -> Any:
     """A matplotlib `Figure` with nothing but a title; a notebook displays it.
 
     Args:
@@ -51,7 +60,7 @@ def empty_figure(width, height, title=""):
     return figure
 
 
-def png(figure, dpi=100):
+def png(figure: Any, dpi: int = 100) -> bytes:
     """A figure as the bytes of a PNG file, with `dpi` pixels per inch.
 
     >>> png(empty_figure(1, 1))[1:4]
@@ -62,15 +71,16 @@ def png(figure, dpi=100):
     return file.getvalue()
 
 
-def training_curves(history):
-    """The measurements of each epoch, for training and validation in the same axes.
+def training_curves(history: Any) -> "Figure":
+    """The measurements of each epoch, for training and validation, of one run or of several, in the same axes.
 
     Args:
-        history: a `History`, or a dict of lists with one number per epoch: "loss", "accuracy", "val_loss", ... The
-            learning rate is drawn if it changed.
+        history: a `History`, or a dict of lists with one number per epoch: "loss", "accuracy", "val_loss", ... Or
+            several of them as a dict with their names: `{"LeNet-5": history, "dense layers": another}`; their numbers
+            of epochs may differ. The learning rate is drawn if it changed.
 
     Returns:
-        a `Figure` with one axes per measurement.
+        a `Figure` with one axes per measurement. Training is dashed. Of several runs each has a colour of its own.
 
     Raises:
         InputError: no measurements, or lists of different lengths.
@@ -79,36 +89,67 @@ def training_curves(history):
     >>> figure = training_curves({"loss": [2.0, 1.0], "val_loss": [2.1, 1.2]})
     >>> [line.get_ydata().tolist() for line in figure.axes[0].lines]
     [[2.0, 1.0], [2.1, 1.2]]
+    >>> figure = training_curves({"small": {"loss": [2.0, 1.5]}, "large": {"loss": [1.8, 1.1, 0.9]}})
+    >>> [line.get_label() for line in figure.axes[0].lines]
+    ['small, training', 'large, training']
     """
-    lengths = {len(values) for values in history.values()}
-    if len(lengths) != 1 or lengths == {0}:
+    if not isinstance(history, Mapping):
         raise InputError(
-            f"training_curves needs lists with the same number of epochs, at least one, got {quoted(dict(history))}"
+            f"training_curves needs a History, or several as a dict with their names, got {quoted(history, 60)}: write "
+            'training_curves({"one": history, "two": another})'
         )
+    is_one = not any(isinstance(run, Mapping) for run in history.values())
+    runs = {"": history} if is_one else dict(history)
+    for run in runs.values():
+        _check_history(run)
+    names = dict.fromkeys(name for run in runs.values() for name in run if name != "seconds")
     shown = [
         name
-        for name, values in history.items()
-        if name != "seconds"
-        and (name.removeprefix("val_") == name or name[4:] not in history)
-        and (name != "learning_rate" or len(set(values)) > 1)
+        for name in names
+        if (name.removeprefix("val_") == name or name[4:] not in names)
+        and (name != "learning_rate" or any(len(set(run.get(name, ()))) > 1 for run in runs.values()))
     ]
-    figure = empty_figure(4.6 * len(shown), 3.4, "Training curves")
-    epochs = np.arange(1, lengths.pop() + 1)
+    width, height = 4.6 * len(shown), 3.4
+    figure = empty_figure(width, height, "Training curves")
+    epochs = max(len(values) for run in runs.values() for values in run.values())
     for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        axes.plot(epochs, history[name], "--", marker="o", markersize=4, color=BLUE, label="training")
-        if f"val_{name}" in history:
-            axes.plot(epochs, history[f"val_{name}"], marker="o", markersize=4, color=ORANGE, label="validation")
-            axes.legend(frameon=False, fontsize=9)
-        axes.set_xlim(0.5, len(epochs) + 0.5)
+        for position, (run_name, run) in enumerate(runs.items()):
+            before = "" if is_one else f"{_literal(_short(str(run_name), 40))}, "
+            own = RUNS[position % len(RUNS)]
+            marker = MARKERS[position // len(RUNS) % len(MARKERS)]
+            for key, what, style, colour in (
+                (name, "training", "--", BLUE if is_one else own),
+                (f"val_{name}", "validation", "-", ORANGE if is_one else own),
+            ):
+                if key in run:
+                    x = np.arange(1, len(run[key]) + 1)
+                    axes.plot(x, run[key], style, marker=marker, markersize=4, color=colour, label=before + what)
+        axes.set_xlim(0.5, epochs + 0.5)
         axes.set_xlabel("epoch", color=SOFT)
         axes.set_title(_literal(name.replace("_", " ")), fontsize=10, color=INK)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(color=LINE, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
+        if is_one and len(axes.lines) > 1:
+            axes.legend(frameon=False, fontsize=9)
+    if not is_one:  # one legend for all axes, below them
+        lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+        columns = 2 * len(shown)
+        figure.set_size_inches(width, height + 0.1 + 0.2 * -(-len(lines) // columns))
+        style = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+        figure.legend(lines.values(), lines.keys(), ncols=columns, **style)
     return figure
 
 
-def kernels(model_or_layer, name=None, limit=32):
+def _check_history(history):
+    lengths = {len(values) for values in history.values()} if isinstance(history, Mapping) else {0}
+    if len(lengths) != 1 or lengths == {0}:
+        raise InputError(
+            f"training_curves needs lists with the same number of epochs, at least one, got {quoted(history)}"
+        )
+
+
+def kernels(model_or_layer: Layer, name: str | None = None, limit: int = 32) -> "Figure":
     """The kernels of a convolution as small images in one scale: a filter's weights for each input channel.
 
     Args:
@@ -159,7 +200,7 @@ def kernels(model_or_layer, name=None, limit=32):
     return figure
 
 
-def feature_maps(model, image, limit=16):
+def feature_maps(model: Sequential, image: Array, limit: int = 16) -> "Figure":
     """The outputs of the layers for an image: their channels as images, each layer in a scale of its own.
 
     Args:
@@ -207,7 +248,7 @@ def feature_maps(model, image, limit=16):
     return figure
 
 
-def confusion_matrix(labels, predictions, names=None):
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str] | None = None) -> "Figure":
     """Which class is predicted for which: `minicnn.metrics.confusion_matrix`, coloured by the fraction of the row.
 
     Args:
@@ -260,7 +301,9 @@ def confusion_matrix(labels, predictions, names=None):
     return figure
 
 
-def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
+def confident_mistakes(
+    model_or_probabilities: Any, x: Array, y: Array, names: Sequence[str] | None = None, count: int = 12
+) -> "Figure":
     """The wrong predictions with the highest probability, in this order: the images with prediction and label.
 
     Args:
@@ -313,7 +356,7 @@ def confident_mistakes(model_or_probabilities, x, y, names=None, count=12):
     return figure
 
 
-def augmented(augmentation, x, count=6, epochs=8):
+def augmented(augmentation: Augmentation, x: Array, count: int = 6, epochs: int = 8) -> "Figure":
     """A contact sheet: images, and beside each how some epochs see it.
 
     Args:
@@ -363,7 +406,7 @@ def augmented(augmentation, x, count=6, epochs=8):
     return figure
 
 
-def saliency(model, image, label=None, names=None):
+def saliency(model: Sequential, image: Array, label: int | None = None, names: Sequence[str] | None = None) -> "Figure":
     """An image beside the gradient of a class's score: see `minicnn.attribution.saliency`.
 
     Args:
@@ -388,7 +431,15 @@ def saliency(model, image, label=None, names=None):
     return _beside_image(model, image, label, names, largest, "Saliency", meaning)
 
 
-def occlusion(model, image, label=None, size=5, stride=1, grey=0.5, names=None):
+def occlusion(
+    model: Sequential,
+    image: Array,
+    label: int | None = None,
+    size: int = 5,
+    stride: int = 1,
+    grey: float = 0.5,
+    names: Sequence[str] | None = None,
+) -> "Figure":
     """An image beside the probability lost when a patch covers a part of it: see `minicnn.attribution.occlusion`.
 
     Args:

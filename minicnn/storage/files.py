@@ -17,8 +17,6 @@ import errno
 import hashlib
 import os
 import pathlib
-import platform
-import secrets
 import shutil
 import stat
 import struct
@@ -367,7 +365,7 @@ def _temporary_prefix(path):
 def _new_temporary(path, make):
     """A new file or folder beside `path`, made by `make(name)`, and locked while it is open: both."""
     while True:
-        name = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
+        name = path.with_name(f"{_temporary_prefix(path)}{os.urandom(8).hex()}.tmp")
         made = make(name)
         if fcntl is None or (try_lock(made) is not False and _is_at(made, name)):
             return name, made
@@ -434,6 +432,8 @@ def _locked_file(path, name):
 
 def _owner(path):
     """What a lock file says."""
+    import platform  # here, because few runs need it, and `import minicnn` is to be quick
+
     return (
         f"process {os.getpid()} on {platform.node()} works with {path.name} since "
         f"{time.strftime('%Y-%m-%d %H:%M:%S')} and removes this file when it ends\n"

@@ -16,6 +16,7 @@ all is 0.
 """
 
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from minicnn.core import operations
 from minicnn.core.arguments import Configured
 from minicnn.core.checks import check_array, check_flag, check_integer, quoted
 from minicnn.core.errors import InputError
+from minicnn.core.types import Array
 
 #: What the random numbers of an image are for, each from 0 to 1.
 ANGLE, SCALE, SHEAR, MIRROR, DOWN, RIGHT = range(6)
@@ -71,7 +73,19 @@ class Augmentation(Configured):
     risk minimization", 2018.
     """
 
-    def __init__(self, *, shift=0, rotate=0, scale=0, shear=0, flip=False, crop=0, erase=0, mixup=0, seed=0):
+    def __init__(
+        self,
+        *,
+        shift: float | tuple[float, float] = 0,
+        rotate: float = 0,
+        scale: float = 0,
+        shear: float = 0,
+        flip: bool = False,
+        crop: float = 0,
+        erase: float = 0,
+        mixup: float = 0,
+        seed: int = 0,
+    ):
         if not isinstance(shift, (tuple, list)):
             self.shift = _number(shift, "shift", FAR)
         elif len(shift) == 2:
@@ -84,7 +98,7 @@ class Augmentation(Configured):
         self.erase, self.mixup = _number(erase, "erase", 1), _number(mixup, "mixup", 1000)
         self.seed = check_integer(seed, "seed", "Augmentation", minimum=0)
 
-    def __call__(self, x, epoch=0):
+    def __call__(self, x: Array, epoch: int = 0) -> np.ndarray:
         """The images as an epoch sees them, without mixup, which changes the labels, too.
 
         Args:
@@ -101,7 +115,7 @@ class Augmentation(Configured):
         epoch = check_integer(epoch, "epoch", "Augmentation", minimum=0)
         return self.change(operations.current.to_numpy(x), self.draw(len(x), epoch))
 
-    def views(self, x, y, rows, epoch, classes):
+    def views(self, x: Array, y: Array, rows: Array, epoch: int, classes: int) -> tuple[Any, Any]:
         """The images and labels of a data set as an epoch sees them: computed when a batch of them is read.
 
         Args:
@@ -139,11 +153,11 @@ class Augmentation(Configured):
         images = _View(lambda indices: mix(read, indices), x.shape, x.dtype)
         return images, _View(lambda indices: mix(read_label, indices), (len(y), *targets.shape[1:]), targets.dtype)
 
-    def draw(self, N, epoch):
+    def draw(self, N: int, epoch: int) -> np.ndarray:
         """The random numbers of an epoch, float32 (N, 14) from 0 to 1: a row for each image, for `change`."""
         return np.random.default_rng([self.seed, epoch]).random((N, COUNT), dtype=np.float32)
 
-    def change(self, x, drawn):
+    def change(self, x: Array, drawn: Array) -> np.ndarray:
         """Images changed as their random numbers say.
 
         Args:

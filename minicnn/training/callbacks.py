@@ -11,6 +11,8 @@ import inspect
 import io
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from minicnn.core.checks import check_flag, check_integer, check_number, quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.layer import kept_arrays
 from minicnn.core.schedules import Constant
+from minicnn.core.types import Array, Path
 from minicnn.storage.files import atomic_write, check_writable, destination, open_file, path_text
 
 AVERAGED = 2**18  # numbers that `AveragedWeights` averages at a time: as many as the processor's cache holds
@@ -43,42 +46,42 @@ class Callback(Configured):
     ...         self.model.stop_training = logs["loss"] <= self.loss
     """
 
-    model = None
-    optimizer = None
+    model: Any = None
+    optimizer: Any = None
 
     #: The number among an epoch's logs that this callback cannot do without, such as "val_loss", or None.
-    monitor = None
+    monitor: str | None = None
 
     #: The path of the file that this callback writes, or None: `fit` refuses two writers of one file.
-    output = None
+    output: Path | None = None
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         """Before the first batch; also before a resumed run goes on."""
 
-    def on_epoch_begin(self, epoch):
+    def on_epoch_begin(self, epoch: int) -> None:
         """Before an epoch, counted from 0."""
 
-    def on_batch_end(self, batch, loss):
+    def on_batch_end(self, batch: int, loss: Array) -> None:
         """After a step, counted from 0 in each epoch; the loss is a scalar of the backend."""
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """After an epoch, with its numbers by name: those of the history."""
 
-    def on_test_begin(self):
+    def on_test_begin(self) -> None:
         """Before the model is evaluated and kept: before the validation and `on_epoch_end` of an epoch, and before
         `on_train_end`."""
 
-    def on_test_end(self):
+    def on_test_end(self) -> None:
         """After the validation and `on_epoch_end` of an epoch, also where they raise; not after `on_train_end`."""
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
         """After the last epoch; not when the run is interrupted."""
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep of this callback: a dict of plain values (JSON) and NumPy arrays."""
         return self.state() if type(self).state is not Callback.state else {}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set what `state_dict` returned; called after `on_train_begin` where a run is resumed.
 
         An exception, such as a ValueError where the state cannot be this callback's, refuses the checkpoint.
@@ -86,15 +89,15 @@ class Callback(Configured):
         if type(self).restore is not Callback.restore:
             self.restore(state)
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """Another name of `state_dict`."""
         return self.state_dict()
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         """Another name of `load_state_dict`."""
         self.load_state_dict(state)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments that are plain values: what must be the same when a run is resumed."""
         plain = (str, int, float, bool, type(None), os.PathLike)
         values = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
@@ -105,18 +108,23 @@ class Callback(Configured):
         }
 
 
+def has_hook(callback, name):
+    """Whether a callback does something where `fit` calls its method of this name."""
+    return getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name)
+
+
 class _Monitor(Callback):
     """What callbacks share that wait for one of the logs' numbers to improve."""
 
-    def __init__(self, monitor, *, mode, min_delta=0.0):
+    def __init__(self, monitor: str, *, mode: str, min_delta: float = 0.0):
         if mode not in ("auto", "min", "max"):
             raise InputError(f"{type(self).__name__} needs mode 'auto', 'min' or 'max', got {mode!r}")
         self.monitor = monitor
         self.mode = mode
         self.min_delta = _number(self, "min_delta", min_delta)
-        self.best = None
+        self.best: float | None = None
 
-    def improved(self, logs):
+    def improved(self, logs: dict[str, float]) -> bool:
         """Whether the number is better than the best one so far, which it then becomes."""
         monitor = self.monitor
         if monitor not in logs:
@@ -131,7 +139,7 @@ class _Monitor(Callback):
         self.best = value
         return True
 
-    def load_best(self, state, *counts):
+    def load_best(self, state: dict[str, Any], *counts: str) -> None:
         """Set the best number, and the integers of these names."""
         best = state["best"]
         if not (best is None or (type(best) in (int, float) and not math.isnan(best))):
@@ -167,16 +175,24 @@ class EarlyStopping(_Monitor):
     Source: Prechelt, "Early stopping: but when?", 1998; names and meaning are Keras's.
     """
 
-    def __init__(self, monitor="val_loss", *, min_delta=0.0, patience=0, mode="auto", restore_best_weights=False):
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+    ):
         super().__init__(monitor, mode=mode, min_delta=min_delta)
         self.patience = check_integer(patience, "patience", "EarlyStopping", minimum=0)
         self.restore_best_weights = check_flag(restore_best_weights, "restore_best_weights", "EarlyStopping")
         self.on_train_begin()
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         self.best, self.wait, self.stopped_epoch, self.best_weights = None, 0, None, {}
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if self.improved(logs):
             self.wait = 0
             if self.restore_best_weights:
@@ -189,16 +205,16 @@ class EarlyStopping(_Monitor):
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
         items = dict(kept_arrays(self.model))
         for name, weights in self.best_weights.items():
             items[name].value[...] = operations.current.array(weights)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         kept = {"best": self.best, "wait": self.wait, "stopped_epoch": self.stopped_epoch}
         return kept | {f"weights.{name}": weights for name, weights in self.best_weights.items()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stopped_epoch = None
         self.load_best(state, *["wait"] if state["stopped_epoch"] is None else ["wait", "stopped_epoch"])
         self.best_weights = {
@@ -233,16 +249,16 @@ class ModelCheckpoint(_Monitor):
     >>> best = ModelCheckpoint("best.npz", save_best_only=True)
     """
 
-    def __init__(self, filepath, *, monitor="val_loss", save_best_only=False, mode="auto"):
+    def __init__(self, filepath: Path, *, monitor: str = "val_loss", save_best_only: bool = False, mode: str = "auto"):
         super().__init__(monitor if save_best_only else None, mode=mode)
         self.filepath = filepath
         self.save_best_only = check_flag(save_best_only, "save_best_only", "ModelCheckpoint")
 
     @property
-    def output(self):
+    def output(self) -> Path | None:
         return self.filepath
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         self.best = None
         path = self._path(_AnyNumber(epoch=9999))
         if "{" in os.path.dirname(path_text(self.filepath)):  # a folder for every epoch may be made later
@@ -250,7 +266,7 @@ class ModelCheckpoint(_Monitor):
         else:
             check_writable(path)
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if self.save_best_only and not self.improved(logs):
             return
         self.model.save(self._path({"epoch": epoch + 1, **logs}))
@@ -265,10 +281,10 @@ class ModelCheckpoint(_Monitor):
                 + ", ".join(numbers)
             ) from error
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.load_best(state)
 
 
@@ -299,7 +315,15 @@ class ReduceLROnPlateau(_Monitor):
     """
 
     def __init__(
-        self, monitor="val_loss", *, factor=0.1, patience=10, mode="auto", min_delta=1e-4, cooldown=0, min_lr=0.0
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
     ):
         super().__init__(monitor, mode=mode, min_delta=min_delta)
         self.factor = _number(self, "factor", factor)
@@ -310,7 +334,7 @@ class ReduceLROnPlateau(_Monitor):
         self.min_lr = _number(self, "min_lr", min_lr)
         self.wait = self.cooling = 0
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         if not isinstance(self.optimizer.schedule, Constant):
             raise InputError(
                 f"ReduceLROnPlateau needs a number as learning rate, and the optimizer has a "
@@ -318,7 +342,7 @@ class ReduceLROnPlateau(_Monitor):
             )
         self.best, self.wait, self.cooling = None, 0, 0
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if self.cooling > 0:
             self.cooling -= 1
             self.wait = 0
@@ -331,10 +355,10 @@ class ReduceLROnPlateau(_Monitor):
                 self.optimizer.learning_rate = max(rate * self.factor, self.min_lr)
                 self.cooling, self.wait = self.cooldown, 0
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "wait": self.wait, "cooling": self.cooling}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.load_best(state, "wait", "cooling")
 
 
@@ -352,12 +376,12 @@ class LearningRateScheduler(Callback):
     >>> halved = LearningRateScheduler(lambda epoch, learning_rate: learning_rate if epoch < 5 else learning_rate / 2)
     """
 
-    def __init__(self, schedule):
+    def __init__(self, schedule: Callable[[int, float], float]):
         if not callable(schedule):
             raise InputError(f"LearningRateScheduler needs a function of epoch and learning rate, got {schedule!r}")
         self.schedule = schedule
 
-    def on_epoch_begin(self, epoch):
+    def on_epoch_begin(self, epoch: int) -> None:
         self.optimizer.learning_rate = float(self.schedule(epoch, self.optimizer.learning_rate))
 
 
@@ -379,7 +403,7 @@ class CSVLogger(Callback):
     >>> log = CSVLogger("training.csv")
     """
 
-    def __init__(self, filename, *, separator=",", append=False):
+    def __init__(self, filename: Path, *, separator: str = ",", append: bool = False):
         self.filename = filename
         if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
             raise InputError(f"CSVLogger needs a separator of one character, got {quoted(separator)}")
@@ -388,10 +412,10 @@ class CSVLogger(Callback):
         self.text = ""
 
     @property
-    def output(self):
+    def output(self) -> Path | None:
         return self.filename
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         self.text = ""
         check_writable(self.filename)
         if self.append and os.path.exists(self.filename):
@@ -401,7 +425,7 @@ class CSVLogger(Callback):
                 except (OSError, ValueError) as error:
                     raise FileError(f"cannot read {quoted(self.filename, 300)}: {quoted(error)}") from error
 
-    def on_epoch_end(self, epoch, logs):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         lines = io.StringIO()
         writer = csv.writer(lines, delimiter=self.separator, lineterminator="\n")
         if not self.text:
@@ -411,10 +435,10 @@ class CSVLogger(Callback):
         with atomic_write(self.filename) as file:
             file.write(self.text.encode())
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"text": self.text}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if not isinstance(state["text"], str):
             raise ValueError(f"CSVLogger's text is {state['text']!r:.60}")
         self.text = state["text"]
@@ -455,21 +479,21 @@ class AveragedWeights(Callback):
     Keras's optimizers; timm keeps a second model instead.
     """
 
-    def __init__(self, decay=0.999):
+    def __init__(self, decay: float = 0.999):
         self.decay = check_number(decay, "decay", "AveragedWeights", below=1)
         self.averages, self.t, self.trained, self.items = {}, 0, {}, []
 
-    def on_train_begin(self):
+    def on_train_begin(self) -> None:
         self.t, self.trained, self.averages = 0, {}, {}
         self.on_epoch_begin(0)
 
-    def on_epoch_begin(self, epoch):
+    def on_epoch_begin(self, epoch: int) -> None:
         self.items = [(name, item) for name, item in kept_arrays(self.model) if item.value.dtype.kind == "f"]
         for name, item in self.items:
             if name not in self.averages:  # a layer may be added in training
                 self.averages[name] = item.value.copy()
 
-    def on_batch_end(self, batch, loss):
+    def on_batch_end(self, batch: int, loss: Array) -> None:
         self.t += 1
         d = min(self.decay, (1 + self.t) / (10 + self.t))
         for name, item in self.items:
@@ -481,24 +505,24 @@ class AveragedWeights(Callback):
                 change *= 1 - d
                 average[block] += change  # exact where nothing changes
 
-    def on_test_begin(self):
+    def on_test_begin(self) -> None:
         self.trained = {name: item.value.copy() for name, item in self.items}
         self._set(self.averages)
 
-    def on_test_end(self):
+    def on_test_end(self) -> None:
         self._set(self.trained)
         self.trained = {}
 
-    def on_train_end(self):
+    def on_train_end(self) -> None:
         self.trained = {}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         averages = {
             f"average.{name}": np.array(operations.current.to_numpy(value)) for name, value in self.averages.items()
         }
         return {"t": self.t} | averages
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if type(state["t"]) is not int or state["t"] < 0:
             raise ValueError(f"AveragedWeights's t is {state['t']!r:.60}")
         averages = {name.removeprefix("average."): value for name, value in state.items() if name != "t"}
@@ -531,7 +555,13 @@ class LambdaCallback(Callback):
     """
 
     def __init__(
-        self, *, on_train_begin=None, on_epoch_begin=None, on_batch_end=None, on_epoch_end=None, on_train_end=None
+        self,
+        *,
+        on_train_begin: Callable | None = None,
+        on_epoch_begin: Callable | None = None,
+        on_batch_end: Callable | None = None,
+        on_epoch_end: Callable | None = None,
+        on_train_end: Callable | None = None,
     ):
         functions = {
             "on_train_begin": on_train_begin,
@@ -547,7 +577,7 @@ class LambdaCallback(Callback):
                 raise InputError(f"LambdaCallback needs a function as {name}, got {function!r}")
             setattr(self, name, function)
 
-    def arguments(self):
+    def arguments(self) -> dict[str, Any]:
         return {name: vars(self).get(name) for name in super().arguments()}
 
 

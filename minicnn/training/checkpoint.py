@@ -12,14 +12,13 @@ A new file replaces the old one only after it has been read back and verified;
 and the old one is kept, as `<name>.previous`.
 """
 
-import contextlib
 import dataclasses
-import functools
 import inspect
 import json
 import math
 import os
 import re
+import tempfile
 import zlib
 
 import numpy as np
@@ -30,7 +29,7 @@ from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.schedules import Constant
 from minicnn.storage.arrays import ArrayFile, plain_dtype, write_arrays
-from minicnn.storage.files import atomic_move, destination, lock, remove_leftovers
+from minicnn.storage.files import atomic_move, destination, remove_leftovers
 from minicnn.storage.models import make_late_states, restore_states, states_of
 
 #: What is added to a checkpoint's name for the files beside it.
@@ -51,17 +50,6 @@ _FORM = {
 PLAIN = (str, int, float, bool)
 
 SCHEDULES = {kind.__name__: kind for kind in vars(schedules).values() if dataclasses.is_dataclass(kind)}
-
-
-def locks_checkpoint(fit):
-    """`fit` as a function that no other process runs with the same `checkpoint` at the same time."""
-
-    @functools.wraps(fit)
-    def locked_fit(*arguments, checkpoint=None, **named):
-        with contextlib.nullcontext() if checkpoint is None else lock(checkpoint):
-            return fit(*arguments, checkpoint=checkpoint, **named)
-
-    return locked_fit
 
 
 #: A number as a format string writes it into a path.
@@ -105,6 +93,9 @@ class Checkpoint:
         run: the run, as `minicnn.training.Run`.
         settings: a dict of plain values that must be the same for a run to be resumed.
 
+    On several ranks rank 0 alone reads and writes files, and the others take part: what it reads travels to them, and
+    an error that it has is raised by all.
+
     Attributes:
         position: the run's position as it was last saved, or None.
 
@@ -113,15 +104,18 @@ class Checkpoint:
     """
 
     def __init__(self, path, run, settings):
-        self.path = destination(path, SUFFIXES)
-        self.previous = self.path.with_name(self.path.name + ".previous")
-        self.new = self.path.with_name(self.path.name + ".new")
-        self.run = run
-        self.settings = _as_json(settings)
-        self.optimizer_settings = _as_json(optimizer_settings(run.optimizer))
+        self.run, self.ranks = run, run.ranks
+        self.ranks.first(lambda: self._name_files(path))
+        self.settings = as_json(settings)
+        self.optimizer_settings = as_json(optimizer_settings(run.optimizer))
         self.saved = None
         self.position = None
         self.newest_is_intact = False
+
+    def _name_files(self, path):
+        self.path = destination(path, SUFFIXES)
+        self.previous = self.path.with_name(self.path.name + ".previous")
+        self.new = self.path.with_name(self.path.name + ".new")
 
     def open(self, resume):
         """Look for a run to resume, and refuse one that does not belong to these settings.
@@ -133,6 +127,9 @@ class Checkpoint:
             InputError: the file's run has other settings; or there is one and `resume` is False.
             FileError: there is a file, and neither it nor the previous one can be used.
         """
+        self.ranks.first(lambda: self._open_file(resume))
+
+    def _open_file(self, resume):
         found = [path for path in (self.path, self.previous) if os.path.lexists(path)]
         if found and not resume:
             raise InputError(
@@ -155,6 +152,12 @@ class Checkpoint:
         self.newest_is_intact = self.saved is not None and path == self.path
         if self.saved is not None:
             self._compare()
+            before = self.saved.description.get("ranks", 1)
+            if before != self.ranks.size:
+                console.warn(
+                    f"the run in {_name(self.path)} was trained by {quoted(before)} processes and is continued by "
+                    f"{self.ranks.size}: it is the same run, and its numbers differ from here on by rounding"
+                )
 
     def begin(self):
         """Put the saved run's state into the run's objects, or save the beginning of a new one.
@@ -165,22 +168,43 @@ class Checkpoint:
         Raises:
             FileError: the file cannot be written; or its state does not fit the run.
         """
-        remove_leftovers(self.new)
-        if self.saved is None:
+        is_resumed = self.ranks.first(self._begin)
+        if not is_resumed:
             self.save()
-            return False
-        with self.saved as file:
-            try:
-                self._restore(file)
-            except FileError:
-                raise
-            except Exception as error:  # whatever error values of another kind cause
-                raise FileError(
-                    f"{_name(file.path)} cannot be used: its state does not fit the run "
-                    f"({type(error).__name__}: {quoted(error, 300)})"
-                ) from error
-        self.saved, self.position = None, self.run.position()
-        return True
+        elif self.ranks.size > 1:
+            self._send()
+        if is_resumed:
+            self.saved, self.position = None, self.run.position()
+        return is_resumed
+
+    def _begin(self):
+        remove_leftovers(self.new)
+        if self.saved is not None:
+            with self.saved as file:
+                self._try_to_restore(file)
+        return self.saved is not None
+
+    def _try_to_restore(self, file):
+        try:
+            self._restore(file)
+        except FileError:
+            raise
+        except Exception as error:  # whatever error values of another kind cause
+            raise FileError(
+                f"{_name(file.path)} cannot be used: its state does not fit the run "
+                f"({type(error).__name__}: {quoted(error, 300)})"
+            ) from error
+
+    def _send(self):
+        """Send rank 0's file to the other ranks, which take their state from it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "run")
+            with open(path, "wb") as copy:
+                for piece in self.ranks.send_file(self.saved.path if self.ranks.is_first else None):
+                    copy.write(piece)
+            if not self.ranks.is_first:
+                with self._open(path) as file:
+                    self._try_to_restore(file)
 
     def close(self):
         """Close the file that was opened, if it is still open."""
@@ -193,6 +217,10 @@ class Checkpoint:
         Raises:
             FileError: a file cannot be written, or reads back wrong. The last good one is still there.
         """
+        self.ranks.first(self._save)
+        self.newest_is_intact, self.position = True, self.run.position()
+
+    def _save(self):
         run, arrays = self.run, {}
         current, parameters = operations.current, run.model.parameters()
         for name, parameter in parameters.items():
@@ -212,6 +240,7 @@ class Checkpoint:
         description = {
             "settings": self.settings,
             "optimizer_settings": self.optimizer_settings,
+            "ranks": self.ranks.size,
             "position": run.position(),
             "history": list(run.history),
             "optimizer": {
@@ -231,7 +260,6 @@ class Checkpoint:
         if self.newest_is_intact:  # a broken one must not replace an intact one
             atomic_move(self.path, self.previous)
         atomic_move(self.new, self.path)
-        self.newest_is_intact, self.position = True, description["position"]
 
     def _open(self, path):
         """A checkpoint file, open, if all of it can be read."""
@@ -250,10 +278,10 @@ class Checkpoint:
     def _compare(self):
         """Refuse a saved run with other settings."""
         description = self.saved.description
-        different = list(_differences(description["settings"], self.settings))
+        different = list(differences(description["settings"], self.settings))
         # A run resumed in the same session has the optimizer as the callbacks left it.
         if self.optimizer_settings not in (description["optimizer_settings"], description["optimizer"].get("now")):
-            different += _differences(description["optimizer_settings"], self.optimizer_settings, "optimizer.")
+            different += differences(description["optimizer_settings"], self.optimizer_settings, "optimizer.")
         if different:
             self.close()
             raise InputError(
@@ -393,7 +421,7 @@ def _set_optimizer(optimizer, saved):
         if name != "learning_rate" and _kind(value) != _kind(own[name]) and None not in (value, own[name]):
             raise ValueError(f"the optimizer's {name} is {value!r:.60}")
     learning_rate = settings.pop("learning_rate")
-    if learning_rate != _as_json(own["learning_rate"]):
+    if learning_rate != as_json(own["learning_rate"]):
         optimizer.schedule = _made(learning_rate)
     _try_constructor(optimizer, settings)
     for name, value in settings.items():
@@ -414,22 +442,22 @@ def _try_constructor(optimizer, settings):
         type(optimizer)(**{name: settings[name] for name in names})
 
 
-def _differences(saved, now, where=""):
+def differences(saved, now, where="", form="{name} was {saved} and is {now}"):
     """What differs between two trees of plain values, a text each."""
     if isinstance(saved, dict) and isinstance(now, dict):
         for name in sorted(saved.keys() | now.keys()):
-            yield from _differences(saved.get(name), now.get(name), f"{where}{name}.")
+            yield from differences(saved.get(name), now.get(name), f"{where}{name}.", form)
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
         for index, pair in enumerate(zip(saved, now, strict=True)):
-            yield from _differences(*pair, f"{where[:-1]}[{index}].")
+            yield from differences(*pair, f"{where[:-1]}[{index}].", form)
     elif saved != now and not (_is_nan(saved) and _is_nan(now)):
-        yield f"{where[:-1]} was {saved!r:.120} and is {now!r:.120}"
+        yield form.format(name=where[:-1], saved=f"{saved!r:.120}", now=f"{now!r:.120}")
 
 
 def _is_nan(value):
     return isinstance(value, float) and math.isnan(value)
 
 
-def _as_json(value):
+def as_json(value):
     """A tree of plain values as it comes back from a file: tuples as lists, NumPy's numbers as Python's."""
     return json.loads(json.dumps(value, default=lambda number: number.item()))

@@ -44,13 +44,23 @@ class Guard:
         self.arrays = dict(kept_arrays(model))
         self.checks_are_free = operations.current.checks_are_free
         self.copies, self.copied_at, self.batches_since = {}, None, 0
-        self.file = None
+        self.file = self.exchange = None
         if sum(item.value.nbytes for item in self.arrays.values()) > COPY_BYTES:
             self.file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the run
         # A gradient that is not finite spreads in the backward pass to the first layer: checking the smallest
         # parameter there, usually a bias, costs nothing.
         first = first_trainable([layer for _, layer in model.row_to_logits])
         self.last_gradient = min(first.parameters().values(), key=lambda p: p.value.size) if first else None
+
+    def on_ranks(self, exchange):
+        """Let several ranks decide alike.
+
+        Args:
+            exchange: the `minicnn.parallel.Exchange`.
+        """
+        self.exchange = exchange
+        if self.last_gradient in exchange.owned:  # each rank has that of some rows only
+            self.last_gradient = None
 
     def __enter__(self):
         return self
@@ -114,10 +124,15 @@ class Guard:
             run: the run, for the position and the history.
             x, labels: the batch in which to look for the layer where it began, if there is one.
         """
+        if self.exchange is not None:
+            self.exchange.complete()
         if x is not None:
+            where = None
             with contextlib.suppress(MemoryError):  # the good weights are more important
                 where = first_not_finite(self.model, self.loss, x, labels)
-                what += "" if where is None else f"; first went {where}"
+            if self.exchange is not None:  # each rank has looked at its piece of the batch
+                where = next(filter(None, self.exchange.ranks.gather_values(where)), None)
+            what += "" if where is None else f"; first went {where}"
         back = "No step was taken"
         if self.copied_at is not None:
             self._restore()
@@ -130,11 +145,12 @@ class Guard:
             if self.checks_are_free
             else f" (or up to {CHECK_EVERY} batches before: on a GPU not every one is checked)"
         )
-        raise DivergenceError(
+        error = DivergenceError(
             f"batch {run.batch + 1} of epoch {run.epoch + 1}{late}: {what}. {back}. Try a smaller learning rate, "
             f"or clip_norm in the optimizer, with a new optimizer",
             history=run.history,
         )
+        raise run.ranks.shared(error)
 
     def _copy_is_due(self):
         return self.copied_at is None or self.batches_since >= (FILE_EVERY if self.file else COPY_EVERY)

@@ -4,8 +4,10 @@ import base64
 import csv
 import io
 import json
+from collections.abc import Callable
 
 from minicnn.core.errors import MissingPackageError
+from minicnn.core.types import Path
 from minicnn.markup import Markup, fill, table
 from minicnn.storage.files import atomic_write
 
@@ -24,19 +26,19 @@ class History(dict):
     """
 
     #: A function of a history that returns its curves as a PNG file's bytes, or None; set where pictures are drawn.
-    draw = None
+    draw: Callable[["History"], bytes] | None = None
 
     @property
-    def history(self):
+    def history(self) -> "History":
         """The dict itself, as Keras's name for it: `history.history["loss"]` is `history["loss"]`."""
         return self
 
-    def record(self, measured):
+    def record(self, measured: dict[str, float]) -> None:
         """Add one epoch's numbers."""
         for name, value in measured.items():
             self.setdefault(name, []).append(value)
 
-    def to_csv(self, path=None):
+    def to_csv(self, path: Path | None = None) -> str:
         """A table with one line an epoch, as text; written to `path` if there is one."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -44,7 +46,7 @@ class History(dict):
         writer.writerows([epoch, *row] for epoch, row in enumerate(zip(*self.values(), strict=True), start=1))
         return _written(text.getvalue(), path)
 
-    def to_json(self, path=None):
+    def to_json(self, path: Path | None = None) -> str:
         """The dict of lists as JSON text; written to `path` if there is one."""
         return _written(json.dumps(self, indent=1), path)
 

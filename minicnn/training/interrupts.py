@@ -19,6 +19,7 @@ class Interrupts:
 
     Attributes:
         requested: the signal (`signal.Signals`) once one has come, None before.
+        is_quiet: True where another process says that it has come.
 
     >>> with Interrupts() as interrupts:
     ...     interrupts.requested is None
@@ -27,6 +28,7 @@ class Interrupts:
 
     def __init__(self):
         self.requested = None
+        self.is_quiet = False
         self._before = {}
 
     def __enter__(self):
@@ -49,5 +51,7 @@ class Interrupts:
             signal.raise_signal(number)
             return
         self.requested = signal.Signals(number)
+        if self.is_quiet:
+            return
         with contextlib.suppress(OSError):  # not by print: the signal may have come in the middle of one
             os.write(2, b"\nfinishing this batch; once more stops immediately\n")

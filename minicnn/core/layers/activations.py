@@ -1,14 +1,19 @@
 """Activations: the nonlinearities between the layers, without which a network would be one matrix.
 
-Each treats every number separately (Softmax every row) and has no parameters.
+Each treats every number separately (Softmax every row). Only PReLU has something to learn.
 """
+
+import math
+import numbers
+from typing import Any
 
 import numpy as np
 
 from minicnn.core import operations
-from minicnn.core.checks import check_number
+from minicnn.core.checks import check_flag, check_number
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
+from minicnn.core.types import Array, Backward, DType, Shape
 
 
 class Activation(Layer):
@@ -41,16 +46,16 @@ class Activation(Layer):
     constants = ()
 
     @staticmethod
-    def value(x, *constants):
+    def value(x: Array, *constants: float) -> Array:
         """`y` for each number of `x`."""
         raise NotImplementedError("an Activation needs a static method value(x)")
 
     @staticmethod
-    def gradient(dy, x, y, *constants):
+    def gradient(dy: Array, x: Array, y: Array, *constants: float) -> Array:
         """`dx`, from the gradient `dy` of the loss with respect to `y`, the input `x` and the output `y`."""
         raise NotImplementedError("an Activation needs a static method gradient(dy, x, y)")
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x)
         y = operations.current.elementwise(self.value, x, *self.constants)
         if not self.gradient_needs_input:
@@ -80,11 +85,11 @@ class ReLU(Activation):
     gradient_needs_input = False
 
     @staticmethod
-    def value(x):
+    def value(x: Array) -> Array:
         return np.maximum(x, 0)
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy: Array, x: Array, y: Array) -> Array:
         return dy * (y > 0)
 
 
@@ -110,19 +115,19 @@ class LeakyReLU(Activation):
 
     gradient_needs_input = False  # y has the sign of x, because the slope is not negative
 
-    def __init__(self, negative_slope=0.01):
+    def __init__(self, negative_slope: float = 0.01):
         self.negative_slope = check_number(negative_slope, "negative_slope", "LeakyReLU")
 
     @property
-    def constants(self):
+    def constants(self) -> tuple[float, ...]:
         return (self.negative_slope,)
 
     @staticmethod
-    def value(x, slope):
+    def value(x: Array, slope: float) -> Array:
         return np.maximum(x, 0) + np.minimum(x, 0) * slope
 
     @staticmethod
-    def gradient(dy, x, y, slope):
+    def gradient(dy: Array, x: Array, y: Array, slope: float) -> Array:
         return dy * (y > 0) + dy * slope * (y <= 0)
 
 
@@ -149,19 +154,19 @@ class ELU(Activation):
 
     gradient_needs_input = False
 
-    def __init__(self, alpha=1.0):
+    def __init__(self, alpha: float = 1.0):
         self.alpha = check_number(alpha, "alpha", "ELU")
 
     @property
-    def constants(self):
+    def constants(self) -> tuple[float, ...]:
         return (self.alpha,)
 
     @staticmethod
-    def value(x, alpha):
+    def value(x: Array, alpha: float) -> Array:
         return np.maximum(x, 0) + np.expm1(np.minimum(x, 0)) * alpha
 
     @staticmethod
-    def gradient(dy, x, y, alpha):
+    def gradient(dy: Array, x: Array, y: Array, alpha: float) -> Array:
         return dy * (y > 0) + dy * (np.minimum(y, 0) + alpha) * (y <= 0)
 
 
@@ -185,12 +190,12 @@ class GELU(Activation):
     """
 
     @staticmethod
-    def value(x):
+    def value(x: Array) -> Array:
         u = (x + x * x * x * 0.044715) * 0.7978845608028654  # sqrt(2 / pi)
         return x * ((np.tanh(u) + 1) * 0.5)
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy: Array, x: Array, y: Array) -> Array:
         u = (x + x * x * x * 0.044715) * 0.7978845608028654
         s = (np.tanh(u) + 1) * 0.5
         return dy * (s + x * s * (1 - s) * (x * x * 0.134145 + 1) * 1.5957691216057308)  # 2 * sqrt(2 / pi)
@@ -215,11 +220,11 @@ class SiLU(Activation):
     """
 
     @staticmethod
-    def value(x):
+    def value(x: Array) -> Array:
         return x * ((np.tanh(x * 0.5) + 1) * 0.5)
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy: Array, x: Array, y: Array) -> Array:
         s = (np.tanh(x * 0.5) + 1) * 0.5
         return dy * s * (x * (1 - s) + 1)
 
@@ -243,12 +248,55 @@ class Hardswish(Activation):
     """
 
     @staticmethod
-    def value(x):
+    def value(x: Array) -> Array:
         return x * (np.minimum(np.maximum(x + 3, 0), 6) / 6)
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy: Array, x: Array, y: Array) -> Array:
         return dy * (x >= 3) + dy * (x / 3 + 0.5) * (x > -3) * (x < 3)
+
+
+class Clip(Activation):
+    """Numbers between two bounds stay, the others become the bound: `y = min(max(x, low), high)`, of any shape.
+
+        dx = dy where low < x < high, else 0
+
+    `Clip(0, 6)` is called ReLU6: a ReLU with a largest value, which MobileNets have for computation with few digits.
+    `Clip(-1, 1)` is a tanh in straight lines. At the bounds there is no derivative; the layer uses 0.
+
+    Args:
+        low, high: the bounds, numbers.
+
+    Raises:
+        InputError: bounds that are not finite numbers, or not in this order; not an array of floating point numbers.
+
+    >>> import numpy as np
+    >>> Clip(0, 6)(np.array([[-1.0, 2.0, 8.0]]))
+    array([[0., 2., 6.]])
+
+    Source: Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", 2018.
+    """
+
+    gradient_needs_input = False
+
+    def __init__(self, low: float, high: float):
+        is_number = all(isinstance(bound, numbers.Real) and math.isfinite(bound) for bound in (low, high))
+        if not is_number or low >= high:
+            raise InputError(f"Clip needs two numbers, low and high with low < high, got {low!r} and {high!r}")
+        self.low = float(low)
+        self.high = float(high)
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        return (self.low, self.high)
+
+    @staticmethod
+    def value(x: Array, low: float, high: float) -> Array:
+        return np.minimum(np.maximum(x, low), high)
+
+    @staticmethod
+    def gradient(dy: Array, x: Array, y: Array, low: float, high: float) -> Array:
+        return dy * (y > low) * (y < high)
 
 
 class Tanh(Activation):
@@ -267,11 +315,11 @@ class Tanh(Activation):
     gradient_needs_input = False
 
     @staticmethod
-    def value(x):
+    def value(x: Array) -> Array:
         return np.tanh(x)
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy: Array, x: Array, y: Array) -> Array:
         return dy * (1 - y * y)
 
 
@@ -293,11 +341,11 @@ class Sigmoid(Activation):
     gradient_needs_input = False
 
     @staticmethod
-    def value(x):
+    def value(x: Array) -> Array:
         return (np.tanh(x * 0.5) + 1) * 0.5
 
     @staticmethod
-    def gradient(dy, x, y):
+    def gradient(dy: Array, x: Array, y: Array) -> Array:
         return dy * y * (1 - y)
 
 
@@ -323,7 +371,7 @@ class Softmax(Layer):
 
     independent_samples = True
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x)
         if x.ndim < 2:
             raise InputError(f"Softmax needs a batch (N, K), got shape {x.shape}: add the batch axis with x[None]")
@@ -334,3 +382,100 @@ class Softmax(Layer):
             return y * (dy - (dy * y).sum(axis=1, keepdims=True))
 
         return y, backward
+
+
+class LogSoftmax(Layer):
+    """The logarithm of Softmax along axis 1: `y[i] = x[i] - log(sum over j of exp(x[j]))`.
+
+    The largest score is subtracted first, so that nothing overflows and small probabilities keep their digits.
+    Backward: `dx = dy - exp(y) * (sum over j of dy[j])`.
+
+    Many PyTorch networks end in it. Here it is not needed at the end: `SoftmaxCrossEntropy` computes it from logits. It
+    does no harm there either, because the softmax of logarithms of probabilities is these probabilities.
+
+    Raises:
+        InputError: not an array of floating point numbers, or an array without axis 1.
+
+    >>> import numpy as np
+    >>> LogSoftmax()(np.array([[0.0, 0.0], [1000.0, 0.0]])).tolist()
+    [[-0.6931471805599453, -0.6931471805599453], [0.0, -1000.0]]
+
+    Source: Bridle, as for `Softmax`.
+    """
+
+    independent_samples = True
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
+        self.check_input(x)
+        if x.ndim < 2:
+            raise InputError(f"LogSoftmax needs a batch (N, K), got shape {x.shape}: add the batch axis with x[None]")
+        shifted = x - x.max(axis=1, keepdims=True)
+        y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+        def backward(dy):
+            return dy - np.exp(y) * dy.sum(axis=1, keepdims=True)
+
+        return y, backward
+
+
+class PReLU(Layer):
+    """A LeakyReLU whose slope for negative numbers is learned, one for each channel.
+
+        y = x where x > 0, else slope * x
+        dx = dy where x > 0, else slope * dy;    dslope = sum of dy * x where x <= 0
+
+    Input and output: (N, C, ...). At x = 0 there is no derivative; the layer uses the slope. Slopes start at 0.25.
+
+    Args:
+        shared: one slope for all channels.
+
+    Attributes:
+        slope: Parameter (C,), or (1,) where it is shared, once built.
+
+    Raises:
+        InputError: a `shared` that is not True or False; not the channels that the layer was built for.
+
+    >>> import numpy as np
+    >>> layer = PReLU()
+    >>> layer.build((2,))
+    (2,)
+    >>> layer(np.array([[-1, 2]], "float32"))
+    array([[-0.25,  2.  ]], dtype=float32)
+
+    Source: He, Zhang, Ren & Sun, "Delving deep into rectifiers", 2015.
+    """
+
+    independent_samples = True
+
+    def __init__(self, *, shared: bool = False):
+        self.shared = check_flag(shared, "shared", "PReLU")
+        self.slope: Any = None  # a Parameter, once built
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return {"slope": (1,) if self.shared else tuple(input_shape[:1])}
+
+    @staticmethod
+    def slope_initializer(shape: Shape, rng: np.random.Generator, dtype: DType) -> Array:
+        """The slopes at the start: 0.25."""
+        return np.full(shape, 0.25, dtype)
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
+        self.check_parameter(self.slope, x)
+        self.check_input(x)
+        if x.shape[1:] != self.built_input_shape:
+            raise self._shape_error(x)
+        slope = self.slope.value.reshape(1, -1, *(1,) * (x.ndim - 2))
+        negative = np.minimum(x, 0)
+
+        def backward(dy):
+            of_channels = (dy * negative).sum(axis=(0, *range(2, x.ndim)))
+            self.slope.add_gradient(of_channels.sum(keepdims=True) if self.shared else of_channels)
+            return dy * (x > 0) + dy * slope * (x <= 0)
+
+        return np.maximum(x, 0) + negative * slope, backward
+
+    def _shape_error(self, x):
+        fix = ": add the channel axis with x[:, None]" if x.ndim == len(self.built_input_shape) else ""
+        return InputError(
+            f"{self!r} was built for samples of the shape {self.built_input_shape}; got shape {tuple(x.shape)}{fix}"
+        )

@@ -8,30 +8,32 @@ before the block.
 
 import functools
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from minicnn.core import operations
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer, build_layer, shared_independence
+from minicnn.core.types import Array, Backward, DType, Shape
 
 
 class Block(Layer):
     """What residual blocks and branches share: the rows are built and run as a `Sequential` does with its own."""
 
-    def rows(self):
+    def rows(self) -> dict[str, list[Layer]]:
         """`{name: list of layers}`; a row without layers returns its input."""
         raise NotImplementedError(f"{type(self).__name__} needs a rows method")
 
-    def combined_shape(self, shapes):
+    def combined_shape(self, shapes: list[Shape]) -> Shape:
         """The shape of one output, from those of the rows."""
         raise NotImplementedError(f"{type(self).__name__} needs a combined_shape method")
 
-    def combine(self, outputs):
+    def combine(self, outputs: list[Array]) -> tuple[Array, Callable[[Array], list[Array]]]:
         """The outputs of the rows as one, and a function of its gradient to a list of theirs."""
         raise NotImplementedError(f"{type(self).__name__} needs a combine method")
 
-    def build(self, input_shape, rng=None, dtype="float32"):
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
         rng = rng or np.random.default_rng(0)
         shapes = []
         for row in self.rows().values():
@@ -43,7 +45,7 @@ class Block(Layer):
         self._built_for, self._built_output = (tuple(input_shape), np.dtype(dtype)), output_shape
         return output_shape
 
-    def parameter_shapes(self, input_shape):
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         found = {}
         for name, row in self.rows().items():
             shape = tuple(input_shape)
@@ -53,7 +55,7 @@ class Block(Layer):
                 shape = tuple(layer.output_shape(shape))
         return found
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         shapes = []
         for row in self.rows().values():
             shape = tuple(input_shape)
@@ -63,11 +65,11 @@ class Block(Layer):
         return self.combined_shape(shapes)
 
     @property
-    def independent_samples(self):
+    def independent_samples(self) -> bool | str:
         """That of the layers inside: a batch may be split where every one of them allows it."""
         return shared_independence(layer for row in self.rows().values() for layer in row)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x)
         passes = [operations.current.run(row, x, training) for row in self.rows().values()]
         y, split = self.combine([output for output, _ in passes])
@@ -80,7 +82,7 @@ class Block(Layer):
 
         return y, backward
 
-    def checked_row(self, layers, name):
+    def checked_row(self, layers: Sequence[Layer], name: str) -> list[Layer]:
         """A layer, or a list of layers, as a new list.
 
         Raises:
@@ -96,7 +98,7 @@ class Block(Layer):
                 )
         return list(row)
 
-    def check_each_once(self):
+    def check_each_once(self) -> None:
         """Refuse a layer that stands in two places of this block."""
         layers = [id(layer) for row in self.rows().values() for layer in row]
         if len(set(layers)) < len(layers):
@@ -137,23 +139,23 @@ class Residual(Block):
     Source: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016.
     """
 
-    def __init__(self, layers, *, shortcut=None):
+    def __init__(self, layers: Sequence[Layer], *, shortcut: Sequence[Layer] | None = None):
         self.layers = self.checked_row(layers, "layers")
         self.shortcut = None if shortcut is None else self.checked_row(shortcut, "shortcut")
         if not self.layers:
             raise InputError("Residual needs a layer at least")
         self.check_each_once()
 
-    def rows(self):
+    def rows(self) -> dict[str, list[Layer]]:
         return {"layers": self.layers, "shortcut": self.shortcut or []}
 
-    def combined_shape(self, shapes):
+    def combined_shape(self, shapes: list[Shape]) -> Shape:
         of_layers, of_shortcut = map(tuple, shapes)
         if of_layers != of_shortcut:
             raise self._shapes_error(of_layers, of_shortcut)
         return of_layers
 
-    def combine(self, outputs):
+    def combine(self, outputs: list[Array]) -> tuple[Array, Callable[[Array], list[Array]]]:
         self.combined_shape([y.shape[1:] for y in outputs])
         return _sum(outputs), lambda dy: [dy, dy]
 
@@ -211,7 +213,7 @@ class Branches(Block):
     convolutional networks", 2017.
     """
 
-    def __init__(self, branches, *, join="add"):
+    def __init__(self, branches: Sequence[Sequence[Layer]], *, join: str = "add"):
         if not isinstance(branches, (list, tuple)) or len(branches) < 2:
             raise InputError(f"Branches needs a list of two lists of layers at least, got {branches!r}")
         if join not in ("add", "concatenate"):
@@ -220,17 +222,17 @@ class Branches(Block):
         self.join = join
         self.check_each_once()
 
-    def rows(self):
+    def rows(self) -> dict[str, list[Layer]]:
         return {f"branches.{index}": row for index, row in enumerate(self.branches)}
 
-    def combined_shape(self, shapes):
+    def combined_shape(self, shapes: list[Shape]) -> Shape:
         first = tuple(shapes[0])
         start = 0 if self.join == "add" else 1  # the axes from here on must be the same
         if any(len(shape) != len(first) or tuple(shape)[start:] != first[start:] for shape in shapes):
             raise self._shapes_error(shapes)
         return first if self.join == "add" else (sum(shape[0] for shape in shapes), *first[1:])
 
-    def combine(self, outputs):
+    def combine(self, outputs: list[Array]) -> tuple[Array, Callable[[Array], list[Array]]]:
         shape = self.combined_shape([y.shape[1:] for y in outputs])
         if self.join == "add":
             return _sum(outputs), lambda dy: [dy] * len(outputs)

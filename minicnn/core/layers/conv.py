@@ -12,10 +12,20 @@ from minicnn.core.checks import check_array, check_flag, check_integer
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
 from minicnn.core.messages import check_image_shape
+from minicnn.core.parameter import Parameter
+from minicnn.core.types import Array, Backward, DType, Initializer, Pads, Pair, Shape
 from minicnn.core.window import Window
 
 
-def convolution_by_loops(x, weight, bias=None, stride=1, padding="valid", dilation=1, groups=1):
+def convolution_by_loops(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Pair = 1,
+    padding: Pads = "valid",
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> np.ndarray:
     """The convolution as nested loops, one output number at a time: slow, and easy to read.
 
         y[n, f, oh, ow] = bias[f] + sum over c, kh, kw of
@@ -119,22 +129,25 @@ class Conv2D(Layer):
     Chellapilla et al., "High performance convolutional neural networks for document processing", 2006.
     """
 
+    weight: Parameter
+    bias: Parameter | None
+
     needs_input_gradient = False
 
     independent_samples = True
 
     def __init__(
         self,
-        filters,
-        kernel_size,
+        filters: int,
+        kernel_size: Pair,
         *,
-        stride=1,
-        padding="valid",
-        dilation=1,
-        groups=1,
-        use_bias=True,
-        weight_initializer=initializers.glorot_uniform,
-        bias_initializer=initializers.zeros,
+        stride: Pair = 1,
+        padding: Pads = "valid",
+        dilation: Pair = 1,
+        groups: int = 1,
+        use_bias: bool = True,
+        weight_initializer: Initializer = initializers.glorot_uniform,
+        bias_initializer: Initializer = initializers.zeros,
     ):
         self.filters = check_integer(filters, "filters", "Conv2D")
         self.kernel_size = kernel_size
@@ -151,18 +164,18 @@ class Conv2D(Layer):
         self.weight = None
         self.bias = None
 
-    def parameter_shapes(self, input_shape):
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         shapes = {"weight": (self.filters, input_shape[0] // self.groups, *self.window.kernel_size)}
         if self.use_bias:
             shapes["bias"] = (self.filters,)
         return shapes
 
-    def initial_value(self, name, shape, rng, dtype):
+    def initial_value(self, name: str, shape: Shape, rng: np.random.Generator, dtype: DType) -> Array:
         if name != "weight":
             return super().initial_value(name, shape, rng, dtype)
         return initializers.by_groups(self.weight_initializer, self.groups, shape, rng, dtype)
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         check_image_shape(self, ("N", *input_shape))
         if input_shape[0] % self.groups:
             raise InputError(
@@ -170,7 +183,7 @@ class Conv2D(Layer):
             )
         return (self.filters, *self.window.output_shape(*input_shape[1:]))
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_parameter(self.weight, x)
         self.check_input(x, ndim=4, features=self.weight.value.shape[1] * self.groups)
         y, to_weight, to_input = operations.current.convolve(x, self.weight.value, self.window, self.groups)
@@ -186,7 +199,7 @@ class Conv2D(Layer):
 
         return y, backward
 
-    def multiply_adds(self, input_shape):
+    def multiply_adds(self, input_shape: Shape) -> int:
         F, OH, OW = self.output_shape(input_shape)
         KH, KW = self.window.kernel_size
         return F * OH * OW * (input_shape[0] // self.groups) * KH * KW

@@ -6,6 +6,8 @@ from minicnn.core import initializers, operations
 from minicnn.core.checks import check_flag, check_integer
 from minicnn.core.layer import Layer
 from minicnn.core.messages import vector_shape_error
+from minicnn.core.parameter import Parameter
+from minicnn.core.types import Array, Backward, Initializer, Shape
 
 
 class Flatten(Layer):
@@ -21,10 +23,10 @@ class Flatten(Layer):
 
     independent_samples = True
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x)
 
         def backward(dy):
@@ -64,17 +66,20 @@ class Dense(Layer):
     Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", 1986.
     """
 
+    weight: Parameter
+    bias: Parameter | None
+
     needs_input_gradient = False
 
     independent_samples = True
 
     def __init__(
         self,
-        units,
+        units: int,
         *,
-        use_bias=True,
-        weight_initializer=initializers.glorot_uniform,
-        bias_initializer=initializers.zeros,
+        use_bias: bool = True,
+        weight_initializer: Initializer = initializers.glorot_uniform,
+        bias_initializer: Initializer = initializers.zeros,
     ):
         self.units = check_integer(units, "units", "Dense")
         self.use_bias = check_flag(use_bias, "use_bias", "Dense")
@@ -83,18 +88,18 @@ class Dense(Layer):
         self.weight = None
         self.bias = None
 
-    def parameter_shapes(self, input_shape):
-        shapes = {"weight": (self.units, input_shape[0])}
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {"weight": (self.units, input_shape[0])}
         if self.use_bias:
             shapes["bias"] = (self.units,)
         return shapes
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:
             raise vector_shape_error(self, ("N", *input_shape), None)
         return (self.units,)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_parameter(self.weight, x)
         self.check_input(x, ndim=2, features=self.weight.value.shape[1])
         y, to_weight, to_input = operations.current.linear(x, self.weight.value)
@@ -110,5 +115,5 @@ class Dense(Layer):
 
         return y, backward
 
-    def multiply_adds(self, input_shape):
+    def multiply_adds(self, input_shape: Shape) -> int:
         return self.units * input_shape[0]

@@ -1,5 +1,7 @@
 """Dropout: a network that cannot rely on any one unit learns several reasons for each answer."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from minicnn.core import operations
@@ -7,6 +9,7 @@ from minicnn.core.checks import check_integer, check_number, is_integer
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
 from minicnn.core.parameter import State
+from minicnn.core.types import Array, Backward, DType, Shape
 
 
 class Dropout(Layer):
@@ -50,7 +53,7 @@ class Dropout(Layer):
 
     independent_samples = "evaluation"
 
-    def __init__(self, rate, *, seed=None, axes=()):
+    def __init__(self, rate: float, *, seed: int | None = None, axes: Sequence[int] = ()):
         self.rate = check_number(rate, "rate", "Dropout", below=1)
         self.seed = seed if seed is None else check_integer(seed, "seed", "Dropout", minimum=0)
         self.axes = axes
@@ -60,17 +63,17 @@ class Dropout(Layer):
         self.mask_seed = State(None if seed is None else self.seed)
         self.step = State(0)
 
-    def build(self, input_shape, rng=None, dtype="float32"):
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
         if self.mask_seed.value is None:
             rng = rng or np.random.default_rng(0)
             self.mask_seed.value = int(rng.spawn(1)[0].integers(2**63))
         return super().build(input_shape, rng, dtype)
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         self._check_axes(len(input_shape) + 1, ("N", *input_shape))
         return tuple(input_shape)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x)
         self._check_axes(x.ndim, x.shape)
         if not training or self.rate == 0:

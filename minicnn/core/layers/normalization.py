@@ -18,13 +18,17 @@ from minicnn.core import initializers, operations
 from minicnn.core.checks import check_integer, check_number
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
-from minicnn.core.parameter import State
+from minicnn.core.parameter import Parameter, State
+from minicnn.core.types import Array, Backward, DType, Initializer, Shape
 
 
 class Normalization(Layer):
     """What the three share: they normalize, and then multiply by a learned scale and add a learned shift."""
 
-    def __init__(self, epsilon, scale_initializer, shift_initializer):
+    scale: Parameter
+    shift: Parameter
+
+    def __init__(self, epsilon: float, scale_initializer: Initializer, shift_initializer: Initializer):
         self.epsilon = check_number(epsilon, "epsilon", type(self).__name__)
         if self.epsilon == 0:
             raise InputError(f"{type(self).__name__} needs an epsilon above 0: the variance of equal numbers is 0")
@@ -33,16 +37,16 @@ class Normalization(Layer):
         self.scale = None
         self.shift = None
 
-    def parameter_shapes(self, input_shape):
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return {"scale": input_shape[:1], "shift": input_shape[:1]}  # one number for each channel or feature
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) not in (1, 3):
             shape = ", ".join(map(str, ("N", *input_shape)))
             raise InputError(f"{self!r} needs images (N, C, H, W) or vectors (N, D); got shape ({shape})")
         return tuple(input_shape)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_parameter(self.scale, x)
         self.check_input(x, ndim=len(self.built_input_shape) + 1, features=self.scale.value.shape[0])
         y, backward = self.normalize(x, training)
@@ -55,7 +59,7 @@ class Normalization(Layer):
 
         return y, add_gradients
 
-    def normalize(self, x, training):
+    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
         """The output, and a function of its gradient to those of x, of the scale and of the shift."""
         raise NotImplementedError(f"{type(self).__name__} needs a normalize method")
 
@@ -117,24 +121,24 @@ class BatchNorm(Normalization):
     def __init__(
         self,
         *,
-        momentum=0.9,
-        epsilon=1e-5,
-        scale_initializer=initializers.ones,
-        shift_initializer=initializers.zeros,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        scale_initializer: Initializer = initializers.ones,
+        shift_initializer: Initializer = initializers.zeros,
     ):
         super().__init__(epsilon, scale_initializer, shift_initializer)
         self.momentum = check_number(momentum, "momentum", "BatchNorm", below=1)
         self.running_mean = State(None)
         self.running_variance = State(None)
 
-    def build(self, input_shape, rng=None, dtype="float32"):
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
         output_shape = super().build(input_shape, rng, dtype)
         if self.running_mean.value is None:
             self.running_mean.value = operations.current.array(np.zeros(input_shape[:1], dtype))
             self.running_variance.value = operations.current.array(np.ones(input_shape[:1], dtype))
         return output_shape
 
-    def normalize(self, x, training):
+    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
         scale, shift = (_as_batch(parameter.value, x.ndim) for parameter in (self.scale, self.shift))
         if not training or not self.trainable:
             kept = (_as_batch(state.value, x.ndim) for state in (self.running_mean, self.running_variance))
@@ -192,17 +196,23 @@ class LayerNorm(Normalization):
 
     independent_samples = True
 
-    def __init__(self, *, epsilon=1e-5, scale_initializer=initializers.ones, shift_initializer=initializers.zeros):
+    def __init__(
+        self,
+        *,
+        epsilon: float = 1e-5,
+        scale_initializer: Initializer = initializers.ones,
+        shift_initializer: Initializer = initializers.zeros,
+    ):
         super().__init__(epsilon, scale_initializer, shift_initializer)
 
-    def parameter_shapes(self, input_shape):
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return {"scale": tuple(input_shape), "shift": tuple(input_shape)}
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         _check_count(self, math.prod(input_shape), input_shape)
         return super().output_shape(input_shape)
 
-    def normalize(self, x, training):
+    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
         if x.shape[1:] != self.scale.value.shape:
             raise self._shape_error(x)
         scale, shift = self.scale.value[None], self.shift.value[None]
@@ -252,19 +262,24 @@ class GroupNorm(Normalization):
     independent_samples = True
 
     def __init__(
-        self, groups, *, epsilon=1e-5, scale_initializer=initializers.ones, shift_initializer=initializers.zeros
+        self,
+        groups: int,
+        *,
+        epsilon: float = 1e-5,
+        scale_initializer: Initializer = initializers.ones,
+        shift_initializer: Initializer = initializers.zeros,
     ):
         super().__init__(epsilon, scale_initializer, shift_initializer)
         self.groups = check_integer(groups, "groups", "GroupNorm")
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         shape = super().output_shape(input_shape)
         if shape[0] % self.groups:
             raise InputError(f"{self!r} cannot divide {shape[0]} channels into {self.groups} groups of the same size")
         _check_count(self, math.prod(shape) // self.groups, input_shape)
         return shape
 
-    def normalize(self, x, training):
+    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
         grouped = x.reshape(len(x), self.groups, -1, *x.shape[2:])  # (N, G, C/G, H, W)
         ones = (1,) * (x.ndim - 2)
         scale, shift = (parameter.value.reshape(1, self.groups, -1, *ones) for parameter in (self.scale, self.shift))

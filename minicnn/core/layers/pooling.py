@@ -10,6 +10,7 @@ from minicnn.core.checks import check_flag
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
 from minicnn.core.messages import check_image_shape
+from minicnn.core.types import Array, Backward, Pads, Pair, Shape
 from minicnn.core.window import Window
 
 
@@ -18,7 +19,7 @@ class Pooling2D(Layer):
 
     independent_samples = True
 
-    def __init__(self, pool_size=2, *, stride=None, padding="valid"):
+    def __init__(self, pool_size: Pair = 2, *, stride: Pair | None = None, padding: Pads = "valid"):
         self.pool_size = pool_size
         self.stride = stride
         self.padding = padding
@@ -31,15 +32,15 @@ class Pooling2D(Layer):
                         "contain nothing but padding: the padding must be smaller than the window"
                     )
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         check_image_shape(self, ("N", *input_shape))
         return (input_shape[0], *self.window.output_shape(*input_shape[1:]))
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x, ndim=4)
         return self.pool(x)
 
-    def pool(self, x):
+    def pool(self, x: Array) -> tuple[Array, Backward]:
         """The pooled images, and a function of their gradient to the gradient of x."""
         raise NotImplementedError(f"{type(self).__name__} needs a pool method")
 
@@ -71,7 +72,7 @@ class MaxPool2D(Pooling2D):
     Source: Ranzato et al., "Unsupervised learning of invariant feature hierarchies", 2007.
     """
 
-    def pool(self, x):
+    def pool(self, x: Array) -> tuple[Array, Backward]:
         return operations.current.max_pool(x, self.window)
 
 
@@ -100,11 +101,18 @@ class AvgPool2D(Pooling2D):
     factor and bias for each channel, left out here as in every later use).
     """
 
-    def __init__(self, pool_size=2, *, stride=None, padding="valid", count_include_pad=False):
+    def __init__(
+        self,
+        pool_size: Pair = 2,
+        *,
+        stride: Pair | None = None,
+        padding: Pads = "valid",
+        count_include_pad: bool = False,
+    ):
         self.count_include_pad = check_flag(count_include_pad, "count_include_pad", "AvgPool2D")
         super().__init__(pool_size, stride=stride, padding=padding)
 
-    def pool(self, x):
+    def pool(self, x: Array) -> tuple[Array, Backward]:
         return operations.current.average_pool(x, self.window, self.count_include_pad)
 
 
@@ -113,11 +121,11 @@ class GlobalPooling2D(Layer):
 
     independent_samples = True
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         check_image_shape(self, ("N", *input_shape))
         return (input_shape[0],)
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x, ndim=4)
         y, to_input = self.pool(x, Window(x.shape[2:]))  # (N, C, 1, 1)
 
@@ -126,7 +134,7 @@ class GlobalPooling2D(Layer):
 
         return y.reshape(y.shape[:2]), backward
 
-    def pool(self, x, window):
+    def pool(self, x: Array, window: Window) -> tuple[Array, Backward]:
         """The pooled images, and a function of their gradient to the gradient of x."""
         raise NotImplementedError(f"{type(self).__name__} needs a pool method")
 
@@ -148,7 +156,7 @@ class GlobalAvgPool2D(GlobalPooling2D):
     Source: Lin et al., "Network in network", 2014.
     """
 
-    def pool(self, x, window):
+    def pool(self, x: Array, window: Window) -> tuple[Array, Backward]:
         return operations.current.average_pool(x, window)
 
 
@@ -170,5 +178,5 @@ class GlobalMaxPool2D(GlobalPooling2D):
     Source: Oquab et al., "Is object localization for free?", 2015.
     """
 
-    def pool(self, x, window):
+    def pool(self, x: Array, window: Window) -> tuple[Array, Backward]:
         return operations.current.max_pool(x, window)

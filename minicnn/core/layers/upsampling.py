@@ -1,6 +1,6 @@
-"""Upsampling: layers that make images larger, for networks whose output is an image.
+"""Upsampling: layers that make images larger, for networks whose output is an image. And a border of zeros.
 
-Both are a known layer backwards. `UpSampling2D` copies each pixel into a
+The first two are a known layer backwards. `UpSampling2D` copies each pixel into a
 square, and its backward pass adds the square up. `Conv2DTranspose` computes
 what the backward pass of a `Conv2D` computes, and its backward pass is that
 convolution.
@@ -9,10 +9,13 @@ convolution.
 import numpy as np
 
 from minicnn.core import initializers, operations
-from minicnn.core.checks import check_flag, check_integer
+from minicnn.core.checks import check_flag, check_integer, quoted
 from minicnn.core.errors import InputError
+from minicnn.core.im2col import pad
 from minicnn.core.layer import Layer
 from minicnn.core.messages import check_image_shape
+from minicnn.core.parameter import Parameter
+from minicnn.core.types import Array, Backward, DType, Initializer, Pads, Pair, Shape
 from minicnn.core.window import Window, pair
 
 
@@ -41,17 +44,17 @@ class UpSampling2D(Layer):
 
     independent_samples = True
 
-    def __init__(self, size=2):
+    def __init__(self, size: Pair = 2):
         self.size = size
         self.window = Window(pair(size, "size", minimum=1), size)  # windows side by side: the pixels of a rectangle
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         check_image_shape(self, ("N", *input_shape))
         C, H, W = input_shape
         SH, SW = self.window.stride
         return C, H * SH, W * SW
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_input(x, ndim=4)
         _, _, H, W = shape = x.shape
         y = np.empty_like(x, shape=(len(x), *self.output_shape(shape[1:])))
@@ -65,6 +68,56 @@ class UpSampling2D(Layer):
             return dx
 
         return y, backward
+
+
+class ZeroPad2D(Layer):
+    """A border of zeros around each image: `y[n, c, h + top, w + left] = x[n, c, h, w]`, and 0 elsewhere.
+
+    Backward: `dx[n, c, h, w] = dy[n, c, h + top, w + left]`. A convolution has a padding of its own; this is for
+    where nothing else does the work, such as before a pooling whose padding should count as zeros.
+
+    Input: (N, C, H, W). Output: (N, C, top + H + bottom, left + W + right).
+
+    Args:
+        padding: pixels: p, (ph, pw) or ((top, bottom), (left, right)).
+
+    Raises:
+        InputError: not a batch of images (N, C, H, W); a padding of another form.
+
+    >>> import numpy as np
+    >>> ZeroPad2D(((1, 0), (0, 2)))(np.ones((1, 1, 1, 1)))[0, 0]
+    array([[0., 0., 0.],
+           [1., 0., 0.]])
+
+    Source: the arithmetic of padding: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning", 2016.
+    """
+
+    independent_samples = True
+
+    def __init__(self, padding: Pads = 1):
+        if isinstance(padding, str):
+            raise InputError(f"ZeroPad2D needs pixels as padding, got {quoted(padding)}")
+        self.padding = padding
+        self.window = Window(1, padding=padding)  # which validates the padding; a window of one pixel sees all of it
+
+    @property
+    def pads(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((top, bottom), (left, right)) in pixels."""
+        return self.window.padding
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        check_image_shape(self, ("N", *input_shape))
+        return (input_shape[0], *self.window.output_shape(*input_shape[1:]))
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
+        self.check_input(x, ndim=4)
+        (top, _), (left, _) = self.pads
+        _, _, H, W = x.shape
+
+        def backward(dy):
+            return dy[:, :, top : top + H, left : left + W]
+
+        return pad(x, self.pads), backward
 
 
 class Conv2DTranspose(Layer):
@@ -114,21 +167,24 @@ class Conv2DTranspose(Layer):
     arithmetic for deep learning", 2016.
     """
 
+    weight: Parameter
+    bias: Parameter | None
+
     independent_samples = True
 
     def __init__(
         self,
-        filters,
-        kernel_size,
+        filters: int,
+        kernel_size: Pair,
         *,
-        stride=1,
-        padding="valid",
-        output_padding=0,
-        dilation=1,
-        groups=1,
-        use_bias=True,
-        weight_initializer=initializers.glorot_uniform,
-        bias_initializer=initializers.zeros,
+        stride: Pair = 1,
+        padding: Pads = "valid",
+        output_padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        use_bias: bool = True,
+        weight_initializer: Initializer = initializers.glorot_uniform,
+        bias_initializer: Initializer = initializers.zeros,
     ):
         self.filters = check_integer(filters, "filters", "Conv2DTranspose")
         self.kernel_size = kernel_size
@@ -149,18 +205,18 @@ class Conv2DTranspose(Layer):
         self.weight = None
         self.bias = None
 
-    def parameter_shapes(self, input_shape):
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         shapes = {"weight": (input_shape[0], self.filters // self.groups, *self.window.kernel_size)}
         if self.use_bias:
             shapes["bias"] = (self.filters,)
         return shapes
 
-    def initial_value(self, name, shape, rng, dtype):
+    def initial_value(self, name: str, shape: Shape, rng: np.random.Generator, dtype: DType) -> Array:
         if name != "weight":
             return super().initial_value(name, shape, rng, dtype)
         return initializers.by_groups(self.weight_initializer, self.groups, shape, rng, dtype)
 
-    def output_shape(self, input_shape):
+    def output_shape(self, input_shape: Shape) -> Shape:
         check_image_shape(self, ("N", *input_shape))
         C, H, W = input_shape
         if C % self.groups or self.filters % self.groups:
@@ -179,7 +235,7 @@ class Conv2DTranspose(Layer):
             raise InputError(f"{self!r} on images of {H} x {W} cuts off more than its output has: use less padding")
         return self.filters, OH, OW
 
-    def forward(self, x, training=False):
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_parameter(self.weight, x)
         self.check_input(x, ndim=4, features=self.weight.value.shape[0])
         weight, window, groups = self.weight.value, self.window, self.groups
@@ -199,7 +255,7 @@ class Conv2DTranspose(Layer):
 
         return y, backward
 
-    def multiply_adds(self, input_shape):
+    def multiply_adds(self, input_shape: Shape) -> int:
         C, H, W = input_shape
         KH, KW = self.window.kernel_size
         return C * H * W * (self.filters // self.groups) * KH * KW

@@ -3,16 +3,22 @@
 `explain` runs the forward and the backward pass for one image, keeps every
 array that the layers compute, and writes them into one HTML file. It opens in
 any browser, without a server or the internet.
+
+The page's own code is in the folder `page`: one JavaScript module for each
+view. `script` puts them together.
 """
 
 import base64
 import pathlib
+import re
+
+import numpy as np
 
 from minicnn.inspect.explain.collect import collect
 from minicnn.markup import Markup, fill, script_data
 from minicnn.storage.files import atomic_write
 
-_HERE = pathlib.Path(__file__).parent
+_PAGE = pathlib.Path(__file__).parent / "page"
 
 
 class Explanation:
@@ -33,11 +39,10 @@ class Explanation:
     def html(self):
         """The page as a text."""
         return fill(
-            _read("page.html"),
-            css=_read("page.css"),
+            Markup(_read("page.html")),
+            css=Markup(_read("page.css")),
             data=script_data(self.data, default=_pack),
-            page=_read("page.js"),
-            drawing=_read("drawing.js"),
+            script=Markup(script()),
         )
 
     def save(self, path):
@@ -54,7 +59,7 @@ class Explanation:
         return fill(frame, page=str(self.html()))
 
 
-def explain(model, image, label=None, names=None, training=False, invert=False):
+def explain(model, image, label=None, names=None, training=False, invert=False, *, examples=None):
     """A page that shows one image in a network: every number of its forward and its backward pass.
 
     The model is left as it was: no gradients stay, and states such as Dropout's step are restored.
@@ -64,33 +69,66 @@ def explain(model, image, label=None, names=None, training=False, invert=False):
         image: one image, (C, H, W) or (H, W): floating point in the model's range, or uint8. Or the path of a
             picture (PNG, JPEG, ...) of any size, which is converted to grey or colour and fitted to the model's input;
             transparency, 16 bits and the camera's orientation are read as for training data.
-        label: the right class, from 0; None for the predicted class.
+        label: the right class, as a number from 0 or by its name; None for the predicted class.
         names: a text for each class; by default `model.classes`, and where there are none letters A, B, C... up to 26
             classes, numbers for more.
         training: whether the layers compute as in training, where Dropout drops.
         invert: True for the path of a picture of dark letters on a light ground, if the model learned light on dark.
+        examples: images (N, C, H, W) or (N, H, W), such as a test set: for each filter and class the page shows those
+            that excite it most.
 
     Returns:
         an `Explanation`, with `save(path)`; a notebook displays it.
 
     Raises:
-        InputError: an image or label that the model cannot take, a model that does not end in class scores, or one
-            that holds gradients of an unfinished training step.
+        InputError: an image, label or examples that the model cannot take, a model that does not end in class scores,
+            or one that holds gradients of an unfinished training step.
         FileError: the picture cannot be read.
 
     >>> import minicnn as mc, numpy as np
-    >>> page = explain(mc.networks.logistic_regression(), np.zeros((28, 28), "uint8"), label=2)
+    >>> page = explain(mc.networks.logistic_regression(), np.zeros((28, 28), "uint8"), label="C")
     >>> page.html()[:15]
     '<!doctype html>'
     """
-    return Explanation(collect(model, image, label, names, training, invert))
+    return Explanation(collect(model, image, label, names, training, invert, examples))
+
+
+def script():
+    """The page's modules as one script: each after those that it imports, and each in a function of its own.
+
+    A page opened from a file may not import other files, so the modules are put into it. What a module exports is a
+    name of the script; everything else is seen in the module alone.
+
+    >>> script().rstrip().endswith("})();")
+    True
+    """
+    modules = {}
+
+    def add(name):
+        text = modules[name] = _read(name)
+        imported = re.findall(r'^import [^;]*? from "\./(.*?)";', text, re.MULTILINE)
+        for other in imported:
+            if other not in modules:
+                add(other)
+        modules[name] = modules.pop(name)  # at the end: after those that it imports
+
+    add("main.js")
+    return "\n".join(map(_as_function, modules.values()))
+
+
+def _as_function(text):
+    """A module as a function that is called at once and returns what the module exports."""
+    names = ", ".join(re.findall(r"^export (?:async )?(?:const|let|function) ([\w$]+)", text, re.MULTILINE))
+    body = re.sub(r"^import [^;]*;\n|^export (?=\w)", "", text, flags=re.MULTILINE)
+    return f"const {{ {names} }} = (() => {{\n{body}\nreturn {{ {names} }};\n}})();"
 
 
 def _read(name):
-    return Markup((_HERE / name).read_text(encoding="utf-8"))
+    return (_PAGE / name).read_text(encoding="utf-8")
 
 
 def _pack(value):
-    """A NumPy array for the page: its shape, and its float32 bytes in base64."""
-    array = value.astype("<f4", copy=False)
-    return {"shape": list(array.shape), "f32": base64.b64encode(array.tobytes()).decode()}
+    """A NumPy array for the page: its shape, and its bytes in base64; uint8 as it is, all others as float32."""
+    key, dtype = ("u8", "u1") if value.dtype == np.uint8 else ("f32", "<f4")
+    array = np.ascontiguousarray(value.astype(dtype, copy=False))
+    return {"shape": list(array.shape), key: base64.b64encode(array.tobytes()).decode()}
