@@ -89,7 +89,7 @@ def main():
             print("tf_keras is not installed: the files of Keras 2 are left as they are")
         else:
             make(tf_keras, notebook, "keras2_notebook", [".h5"], answers, folder)
-            make(tf_keras, blocks, "keras2_blocks", [".keras", ".h5"], answers, folder)
+            make(tf_keras, blocks, "keras2_blocks", [".h5"], answers, folder)
     np.savez_compressed(FOLDER / "keras_answers.npz", **answers)
 
 
