@@ -113,7 +113,7 @@ def _report(plan, source, settings, results, out, docs, command):
     about = page.about(plan, source, settings)
     for other in sorted(folder.glob("comparison-*.md")):
         if other.stem != name:
-            about.append(f"On other images: [{other.stem}]({other.name}).")
+            about.append(f"See also [{other.stem}]({other.name}).")
     _write(folder / f"{name}.md", page.as_markdown(plan, results, source.what, about, command, names))
     show(f"page in {folder / name}.md")
 

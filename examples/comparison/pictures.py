@@ -88,7 +88,9 @@ def _accuracy(figure, plan, results):
         axes.set(xscale="log", xlabel=label)
         axes.grid(alpha=0.3)
     by_size.set_ylabel("test accuracy, %, with its 95 % interval")
-    figure.legend(*by_time.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=len(plan.models))
+    figure.legend(
+        *by_time.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=min(4, len(plan.models))
+    )
 
 
 def _curves(figure, plan, results):
