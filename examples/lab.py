@@ -21,14 +21,13 @@
 # You need `pip install "minicnn-numpy[plots]" jupyterlab`. The source of this notebook is `examples/lab.py`, beside it;
 # `jupytext --sync examples/lab.ipynb` keeps the two alike.
 #
-# One of the steps has a mistake in it, as it had in the lab. You will see it in the numbers, find it and mend it.
+# One of the steps has a mistake in it, as it had in the lab. You will see it in the numbers, find it and fix it.
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
 
 import minicnn as mc
-from minicnn.inspect.comparison import Comparison
 
 # %% [markdown]
 # ## Settings
@@ -209,13 +208,13 @@ mc.plots.training_curves(history)
 # %% [markdown]
 # ### Evaluation
 #
-# Keras: `model.evaluate(x_test, y_test)`, the same line. `Comparison` calls it, and keeps the result beside what was
+# Keras: `model.evaluate(x_test, y_test)`, the same line. `mc.Comparison` calls it, and keeps the result beside what was
 # measured in training; the last line of the cell shows the table.
 
 # %%
 loss, accuracy = model.evaluate(x_test, y_test)
 print(f"test loss {loss:.3f}, test accuracy {100 * accuracy:.1f} %")
-lab = Comparison(x_test, y_test)
+lab = mc.Comparison(x_test, y_test)
 lab.add("two convolutions", model, history)
 
 # %% [markdown]
@@ -314,7 +313,7 @@ mc.plots.training_curves(lab.histories)
 #
 # Look at the table and at the curves. All three networks learn: the accuracy on the training set rises. On the test
 # set it is nearly as high, and no network has seen an image of it. But on the validation set, which no network has seen
-# either, it is near zero. In the lab it was 97.9 % on training, 50 % on validation and 88 % on test.
+# either, it is far lower, near zero. In the lab it was 97.9 % on training, 50 % on validation and 88 % on test.
 #
 # Test set and validation set are both held out. What is different about them?
 #
@@ -335,14 +334,14 @@ mc.plots.training_curves(lab.histories)
 #
 # The images are in the order of their letters, so the last tenth of them is all images of J, or nearly all. The
 # networks are asked for a letter that they have hardly ever seen, and they do not know it. So the number says nothing
-# about the other nine letters. And J is missing in training: on the test set every J is wrong, which costs about a
-# tenth of the accuracy.
+# about the other nine letters. And J is missing in training: on the test set nearly every J is wrong, which costs about
+# a tenth of the accuracy.
 #
 # The test set was drawn at random, so it has all ten letters.
 #
 # </details>
 #
-# ## Mend it
+# ## Fix it
 #
 # **Your turn.** Change `my_split`, so that both sets have every letter. It is still the lab's. The next cell checks it.
 
@@ -370,7 +369,7 @@ def problem(split):
     return ""
 
 
-print("your split: " + (problem(my_split) or "mended, every letter is on both sides"))
+print("your split: " + (problem(my_split) or "fixed, every letter is on both sides"))
 
 # %% [markdown]
 # <details><summary>A hint</summary>
@@ -387,7 +386,7 @@ print("your split: " + (problem(my_split) or "mended, every letter is on both si
 #
 # </details>
 #
-# If your split is mended, it is used from here on; else the stratified one is.
+# If your split is fixed, it is used from here on; else the stratified one is.
 
 # %%
 if problem(my_split):
@@ -402,7 +401,7 @@ print("images of each letter to validate on:", y_rest[validation].sum(axis=0).as
 # *Compare the best accuracies of labs 1 to 3. How do you explain the differences?*
 #
 # The networks of the earlier labs are in the library: logistic regression, one dense layer of 1000 units, the same with
-# L2 and dropout, and the same with a falling learning rate. They are trained on the mended split, and the three of this
+# L2 and dropout, and the same with a falling learning rate. They are trained on the fixed split, and the three of this
 # lab again with new weights.
 #
 # Keras: `Dropout(0.5)` is the same. `kernel_regularizer=l2(0.0005)` is the optimizer's `weight_decay=0.001`: it is
@@ -420,9 +419,9 @@ NETWORKS = {
     "convolution, pooling": (conv_pool, mc.SGD(0.01)),
     "LeNet-5": (lenet5, mc.Adam(0.001)),
 }
-comparison = Comparison(x_test, y_test)
+comparison = mc.Comparison(x_test, y_test)
 for name, (network, optimizer) in NETWORKS.items():
-    print(name)
+    print(name, flush=True)
     model = network()
     history = model.fit(
         x_rest[train],

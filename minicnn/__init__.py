@@ -61,6 +61,7 @@ from minicnn.core.optimizers import SGD, Adagrad, Adam, RMSprop
 from minicnn.core.parameter import Parameter, State
 from minicnn.core.schedules import Constant, CosineDecay, ExponentialDecay, StepDecay, WarmUp
 from minicnn.inspect import attribution, plots
+from minicnn.inspect.comparison import Comparison
 from minicnn.inspect.explain import Explanation, explain
 from minicnn.model import Sequential, load
 from minicnn.training.augmentation import Augmentation
@@ -78,6 +79,103 @@ from minicnn.training.history import History
 
 __version__ = "0.1.0"
 
+__all__ = [  # noqa: RUF022, the order of the reference
+    "Sequential",
+    "load",
+    "use",
+    "to_device",
+    "to_numpy",
+    "explain",
+    "Explanation",
+    "History",
+    "Augmentation",
+    # layers
+    "Layer",
+    "Parameter",
+    "State",
+    "Conv2D",
+    "Dense",
+    "Flatten",
+    "MaxPool2D",
+    "AvgPool2D",
+    "GlobalMaxPool2D",
+    "GlobalAvgPool2D",
+    "ReLU",
+    "LeakyReLU",
+    "PReLU",
+    "ELU",
+    "GELU",
+    "SiLU",
+    "Hardswish",
+    "Clip",
+    "Sigmoid",
+    "Tanh",
+    "Softmax",
+    "LogSoftmax",
+    "Dropout",
+    "BatchNorm",
+    "LayerNorm",
+    "GroupNorm",
+    "LocalResponseNorm",
+    "Residual",
+    "Branches",
+    "Conv2DTranspose",
+    "UpSampling2D",
+    "ZeroPad2D",
+    # losses, optimizers, schedules
+    "SoftmaxCrossEntropy",
+    "BinaryCrossEntropy",
+    "MeanSquaredError",
+    "Hinge",
+    "SGD",
+    "Adam",
+    "RMSprop",
+    "Adagrad",
+    "Constant",
+    "StepDecay",
+    "ExponentialDecay",
+    "CosineDecay",
+    "WarmUp",
+    # callbacks
+    "Callback",
+    "EarlyStopping",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "LearningRateScheduler",
+    "AveragedWeights",
+    "CSVLogger",
+    "LambdaCallback",
+    # errors
+    "MinicnnError",
+    "InputError",
+    "UnknownNameError",
+    "FileError",
+    "BackendError",
+    "MissingPackageError",
+    "DivergenceError",
+    "TrainingInterrupted",
+    "CheckError",
+    "GradientError",
+    # modules
+    "Comparison",
+    "attribution",
+    "backends",
+    "core",
+    "datasets",
+    "exchange",
+    "gradcheck",
+    "im2col",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "networks",
+    "optimizers",
+    "plots",
+    "schedules",
+    "testing",
+]
+
 use(os.environ.get("MINICNN_BACKEND") or "numpy")
 
 
@@ -86,12 +184,20 @@ def __getattr__(name):
     raise core.habits.unknown_name("minicnn", name, core.habits.NAMES)
 
 
-def _curves(history):
-    """The training curves of a history as a PNG file."""
+def _curves(history: History) -> bytes:
+    """The training curves of a history as a PNG file.
+
+    Args:
+        history: the `History`.
+
+    Returns:
+        bytes.
+    """
     return plots.png(plots.training_curves(history))
 
 
 History.draw = _curves
 
 # What IPython looks for: in a notebook an error of the library is a few lines, and an interrupt one.
-MinicnnError._render_traceback_ = TrainingInterrupted._render_traceback_ = console.short_traceback
+for _error in (MinicnnError, TrainingInterrupted):
+    _error._render_traceback_ = console.short_traceback  # type: ignore[union-attr]

@@ -232,13 +232,32 @@ def _show_results(data, probabilities):
         console.show(f"  {_text(name)}: {classes[predicted[index]]} {percent:.0f} %, in truth {classes[labels[index]]}")
 
 
+# networks in files
+
+
+def add_network(command, name, **options):
+    """The arguments of a command that say which network it reads."""
+    command.add_argument(name, help=NETWORK_FILE, **options)
+    command.add_argument(
+        "--input-shape", metavar="C,H,W", help="of an .onnx file that leaves the size of its input open: 3,224,224"
+    )
+
+
+def load_network(path, arguments):
+    """The network in a file, of the size that `--input-shape` gives."""
+    text = arguments.input_shape
+    if text is not None and re.fullmatch("[0-9]{1,9}(,[0-9]{1,9})*", text) is None:
+        raise InputError(f"--input-shape needs the numbers C,H,W, such as 3,224,224, got {quoted(text)}")
+    return load(path, input_shape=None if text is None else tuple(map(int, text.split(","))))
+
+
 # predict
 
 
 def add_predict(commands):
     """The command `predict` of `python -m minicnn`."""
     command = commands.add_parser("predict", help="what a saved network says about pictures")
-    command.add_argument("model", help=NETWORK_FILE)
+    add_network(command, "model")
     command.add_argument("pictures", nargs="+", metavar="PICTURE", help="a picture of any size, or a folder of them")
     command.add_argument("--invert", action="store_true", help="the pictures are dark on a light ground")
     command.add_argument("--top", type=int, default=3, help="classes shown for each picture (default: 3)")
@@ -248,7 +267,7 @@ def add_predict(commands):
 def run_predict(arguments):
     """Print the likeliest classes of each picture; the exit code is 1 if one cannot be read."""
     top = check_integer(arguments.top, "--top", "predict")
-    model = load(arguments.model)
+    model = load_network(arguments.model, arguments)
     shape = model.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3) or len(model.shapes[-1]) != 1:
         raise InputError(
@@ -289,19 +308,19 @@ def _pictures(paths):
 def add_summary(commands):
     """The command `summary` of `python -m minicnn`."""
     command = commands.add_parser("summary", help="the layers of a saved network, with shapes and parameters")
-    command.add_argument("model", help=NETWORK_FILE)
+    add_network(command, "model")
     command.set_defaults(run=run_summary)
 
 
 def run_summary(arguments):
     """Print the table of a network's layers."""
-    load(arguments.model).summary()
+    load_network(arguments.model, arguments).summary()
 
 
 def add_convert(commands):
     """The command `convert` of `python -m minicnn`."""
     command = commands.add_parser("convert", help="write a saved network to a file of another kind")
-    command.add_argument("source", metavar="FROM", help=NETWORK_FILE)
+    add_network(command, "source", metavar="FROM")
     new = "the new file: .npz, .onnx or .keras; for the weights alone .safetensors or .weights.h5"
     command.add_argument("target", metavar="TO", help=new)
     command.set_defaults(run=run_convert)
@@ -313,7 +332,7 @@ def run_convert(arguments):
     check_ending(target)
     if target.exists() and source.exists() and target.samefile(source):
         raise InputError(f"{quoted(target, 300)} is the file to convert: give the new file another name")
-    model = load(source)
+    model = load_network(source, arguments)
     save(model, target)
     console.show(
         f"{_text(target)}: {len(model.layers)} layers, {model.count_parameters():,} parameters, from {_text(source)}"

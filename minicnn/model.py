@@ -41,7 +41,7 @@ class Sequential(sequential.Sequential):
     stop_training = False
 
     #: The smallest and the largest number of the images in the last `fit`; a file does not keep it.
-    learned_range = None
+    learned_range: tuple[float, float] | None = None
 
     _classes = None
 

@@ -27,6 +27,14 @@ from minicnn.model import Sequential
 def two_conv(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0) -> Sequential:
     """Task 1: two convolutions and a wide dense layer; 125,499,810 parameters on letters.
 
+    Args:
+        input_shape: the shape of one image, (C, H, W).
+        classes: K, the number of outputs.
+        seed: of the first weights, the shuffling and the dropout masks.
+
+    Returns:
+        a `Sequential`, built.
+
     Raises:
         InputError: an `input_shape` that is not one of images (C, H, W), or too small for the layers.
 
@@ -51,6 +59,14 @@ def two_conv(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0)
 def conv_pool(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0) -> Sequential:
     """Task 2: one convolution, max pooling and a wide dense layer; 15,735,170 parameters on letters.
 
+    Args:
+        input_shape: the shape of one image, (C, H, W).
+        classes: K, the number of outputs.
+        seed: of the first weights, the shuffling and the dropout masks.
+
+    Returns:
+        a `Sequential`, built.
+
     Raises:
         InputError: an `input_shape` that is not one of images (C, H, W), or too small for the layers.
 
@@ -72,6 +88,14 @@ def conv_pool(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0
 
 def lenet5(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0) -> Sequential:
     """Task 3: LeNet-5, with tanh and average pooling; 61,706 parameters on letters.
+
+    Args:
+        input_shape: the shape of one image, (C, H, W).
+        classes: K, the number of outputs.
+        seed: of the first weights, the shuffling and the dropout masks.
+
+    Returns:
+        a `Sequential`, built.
 
     Raises:
         InputError: an `input_shape` that is not one of images (C, H, W), or too small for the layers.
@@ -103,6 +127,14 @@ def lenet5(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0) -
 def logistic_regression(input_shape: Shape = (1, 28, 28), classes: int = 10, seed: int = 0) -> Sequential:
     """No hidden layer: a weighted sum of the pixels for each class; 7,850 parameters on letters.
 
+    Args:
+        input_shape: the shape of one image, (C, H, W), or of one vector, (D,).
+        classes: K, the number of outputs.
+        seed: of the first weights, the shuffling and the dropout masks.
+
+    Returns:
+        a `Sequential`, built.
+
     Raises:
         InputError: an `input_shape` or a number that cannot be.
 
@@ -114,6 +146,15 @@ def logistic_regression(input_shape: Shape = (1, 28, 28), classes: int = 10, see
 
 def dense(input_shape: Shape = (1, 28, 28), classes: int = 10, units: int = 1000, seed: int = 0) -> Sequential:
     """One hidden layer that sees no neighbourhoods; 795,010 parameters on letters.
+
+    Args:
+        input_shape: the shape of one image, (C, H, W), or of one vector, (D,).
+        classes: K, the number of outputs.
+        units: of the hidden layer.
+        seed: of the first weights, the shuffling and the dropout masks.
+
+    Returns:
+        a `Sequential`, built.
 
     Raises:
         InputError: an `input_shape` or a number that cannot be.
@@ -129,6 +170,16 @@ def dense_dropout(
     input_shape: Shape = (1, 28, 28), classes: int = 10, units: int = 1000, rate: float = 0.5, seed: int = 0
 ) -> Sequential:
     """The same with half of the hidden units dropped in training; add weight decay in the optimizer.
+
+    Args:
+        input_shape: the shape of one image, (C, H, W), or of one vector, (D,).
+        classes: K, the number of outputs.
+        units: of the hidden layer.
+        rate: the fraction of the hidden units that is dropped.
+        seed: of the first weights, the shuffling and the dropout masks.
+
+    Returns:
+        a `Sequential`, built.
 
     Raises:
         InputError: an `input_shape`, a number or a rate that cannot be.
@@ -156,6 +207,9 @@ def small_resnet(
         classes: how many.
         filters: of the first convolution, and of each stage after it.
         seed: of the first weights.
+
+    Returns:
+        a `Sequential`, built.
 
     Raises:
         InputError: an `input_shape` that is not one of images (C, H, W); numbers that cannot be.

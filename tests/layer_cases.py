@@ -38,6 +38,7 @@ CASES = [
     (lambda: MaxPool2D(3, stride=2, padding=1), (2, 7, 6)),
     (lambda: MaxPool2D(3, stride=2, padding=((0, 2), (1, 0))), (1, 6, 7)),
     (lambda: MaxPool2D(2, stride=3, padding="same"), (2, 8, 7)),
+    (lambda: MaxPool2D(2, stride=9), (2, 4, 5)),
     (lambda: AvgPool2D(2), (2, 7, 6)),
     (lambda: AvgPool2D((2, 3), stride=1), (2, 5, 6)),
     (lambda: AvgPool2D(3, stride=2, padding=1), (2, 7, 6)),

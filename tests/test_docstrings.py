@@ -40,6 +40,8 @@ def public():
             own = getattr(item, "__module__", "").startswith(module.__name__)
             if own and not name.startswith("_") and (inspect.isfunction(item) or inspect.isclass(item)):
                 yield f"{module.__name__}.{name}", item
+    for name in mc.exchange.__all__:
+        yield f"minicnn.exchange.{name}", getattr(mc.exchange, name)
     for item in (mc.gradcheck.check, mc.testing.check_layer, mc.testing.parametrize_with_checks,
                  mc.im2col.im2col, mc.im2col.col2im, mc.im2col.output_size, mc.im2col.Window,
                  mc.layers.convolution_by_loops):  # fmt: skip

@@ -718,9 +718,9 @@ print(refused, accepted)
 """
 
 
-@pytest.mark.parametrize(("kind", "count"), [("torch", 600), ("pickle", 900), ("safetensors", 500)])
+@pytest.mark.parametrize(("kind", "count"), [("torch", 300), ("pickle", 400), ("safetensors", 200)])
 def test_mutated_files_give_the_librarys_own_error(tmp_path, kind, count):
-    """Thousands of broken files: each is refused or read, in bounded memory; nothing else happens."""
+    """Hundreds of broken files: each is refused or read, in bounded memory; nothing else happens."""
     code = FUZZ.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), kind=kind, count=count, seed=1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

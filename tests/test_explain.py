@@ -311,6 +311,7 @@ LONG = "9" * 5000
             for image in ("nowhere:3", "letters:\N{SUPERSCRIPT TWO}", f"letters:{LONG}")
         ),
         *((1, ["explain", "net.npz", "a.png", *line.split()]) for line in ("--label 10", "-o folder", "-o no/a.html")),
+        (1, ["explain", "net.npz", "a.png", "--label", "x"]),
         *((1, ["explain", *words]) for words in (["\x1b[31m\udcff", "a.png"], ["net.npz", "\x1b[31m\udcff"])),
     ],
     ids=lambda value: ascii(value)[:60],

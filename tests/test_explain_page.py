@@ -874,6 +874,45 @@ def test_every_kind_of_layer_has_a_view(browser, tmp_path, rng):
     assert page.errors == []
 
 
+def test_the_terms_of_upsampling_layers_add_up(browser, tmp_path, rng):
+    layers = [
+        mc.Conv2D(4, 3),
+        mc.UpSampling2D((2, 3)),
+        mc.Conv2DTranspose(6, (3, 2), stride=2, padding=((1, 0), (0, 1)), output_padding=1, groups=2),
+        mc.Conv2DTranspose(2, 3, stride=2, padding="same", dilation=2, use_bias=False),
+        mc.Conv2D(2, 2),
+        mc.Flatten(),
+        mc.Dense(3),
+    ]
+    explanation = mc.explain(mc.Sequential(layers, input_shape=(1, 6, 5)), rng.random((1, 6, 5)), label=1)
+    page = Page(browser, explanation, tmp_path / "page.html")
+    for number in (1, 2, 3):
+        about = explanation.data["layers"][number]
+        for backward, array in ((False, about["y"]), (True, about["dx"])):
+            page.open(number, backward)
+            for _ in range(6):
+                c, r, s = (int(rng.integers(size)) for size in array.shape)
+                place = {"c": c, "h": r, "w": s} if backward else {"f": c, "r": r, "s": s}
+                shown = "{'terms': 999, 'pixel-terms': 999, 'weight-terms': 999}"
+                page.page.evaluate(f"Object.assign(selection(layers[{number}]), {place}, {{shown: {shown}}}); show()")
+                c, r, s = page.state(
+                    number, *("chw" if backward else "frs")
+                )  # a channel of the selected filter's group
+                exact(page.result(0), array[c, r, s])
+                _, terms, rest = page.terms("pixel-terms" if backward else "terms")
+                np.testing.assert_allclose(sum(terms) + rest.get("bias", 0), array[c, r, s], rtol=1e-4, atol=1e-6)
+                assert "others" not in rest
+            if backward and number > 1:
+                c, f, *tap = map(int, re.findall(r"\d+", page.page.locator(".equation").nth(1).inner_text())[:4])
+                exact(page.result(1), about["dweight"][c, f, tap[0], tap[1]])
+                _, terms, _ = page.terms("weight-terms")
+                np.testing.assert_allclose(sum(terms), about["dweight"][c, f, tap[0], tap[1]], rtol=1e-4, atol=1e-6)
+    page.open(4)  # whose receptive field goes through all of them
+    bounds = page.page.evaluate("receptiveField(4, 3, 3)")
+    assert bounds is not None and bounds[2] < 6
+    assert page.errors == []
+
+
 def test_a_frozen_layer_has_no_gradient(browser, letter, tmp_path):
     model = mc.networks.lenet5()
     model.layers[0].trainable = model.layers[7].trainable = False

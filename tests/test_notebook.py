@@ -16,7 +16,7 @@ nbformat = pytest.importorskip("nbformat", reason="notebooks are read by nbforma
 
 #: Instead of the cell of settings.
 SMALL = "DATA, IMAGES, EPOCHS, UNITS = 'letters', 300, 1, 40"
-#: What a reader may write into `my_split`: right, and wrong in every way that is told.
+#: What a reader may write into `my_split`: right, and wrong in every way that `problem` names.
 SPLITS = """
 def stratified(y):
     return mc.datasets.stratified_split(y.argmax(axis=1), 0.1, rng)
@@ -58,7 +58,7 @@ def test_the_notebook_is_its_source_without_outputs(source):
 def test_every_step_says_the_line_of_the_other_library(source):
     text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
     sections = re.findall(r"(?ms)^##+ ([^\n]*)\n(.*?)(?=^##+ |\Z)", text)
-    steps = [(title, body) for title, body in sections if title not in ("Settings", "Questions", "Mend it")]
+    steps = [(title, body) for title, body in sections if title not in ("Settings", "Questions", "Fix it")]
     assert len(steps) > 12
     for title, body in steps:
         assert re.search(r"Keras|Scikit-learn: `|same line|In the lab it was", body), title

@@ -229,6 +229,8 @@ def torch_networks(torch):
         "dilated": (nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2, padding=2), nn.InstanceNorm2d(4, affine=True)),
                     (3, 7, 6)),
         "groups": (nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU()), (3, 7, 6)),
+        "alexnet": (nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.LocalResponseNorm(5, 0.5, 0.6, 2.0)), (3, 7, 6)),
+        "all of an image": (nn.Sequential(nn.Conv2d(3, 2, 3), nn.LayerNorm([2, 5, 4])), (3, 7, 6)),
     }  # fmt: skip
 
 
@@ -276,10 +278,25 @@ F32 = {f"f{n}": R(size=n).astype("float32") for n in (3, 4, 6)} | {"k": KERNELS,
 F32 |= {"c3": R(size=(3, 1, 1)).astype("float32"), "w": R(size=(126, 5)).astype("float32"), "six": np.float32(6)}
 I64 = {"to_flat": [0, -1], "flat": [-1, 126], "axes23": [2, 3], "pads": [0, 0, 1, 0, 0, 0, 2, 1], "axis1": [1]}
 ARRAYS = F32 | {name: np.array(value, "int64") for name, value in I64.items()}
-ARRAYS |= {"five": np.array([-1, 1, 3, 7, 6]), "ends": np.array([0, 0, 1, 0, 0] * 2)}
+ARRAYS |= {
+    "five": np.array([-1, 1, 3, 7, 6]),
+    "open": np.array([0, 1, 3, 7, -1]),
+    "ends": np.array([0, 0, 1, 0, 0] * 2),
+}
 ARRAYS |= {"two": np.float32(2), "half": np.float32(0.5)}
+ARRAYS |= {"axis3": np.array([3]), "twice": np.array([1, 1, 1, 2, 1]), "thrice": np.array([1, 1, 1, 3, 1])}
+ARRAYS |= {"rows": np.array([-1, 14, 6, 3]), "columns": np.array([-1, 14, 18, 3])}
 ARRAYS["scales"] = np.array([1, 1, 2, 3], "float32")
 WINDOW = {"kernel_shape": [3, 2]}
+
+
+def local_response(shape):
+    return [
+        ("Mul", ["x", "x"], "q", {}), ("Reshape", ["q", shape], "r", {}), ("Pad", ["r", "ends"], "p", {}),
+        ("AveragePool", ["p"], "m", {"kernel_shape": [3, 1, 1], "count_include_pad": 1}),
+        ("Squeeze", ["m", "axis1"], "n", {}), ("Mul", ["n", "six"], "t", {}), ("Add", ["t", "two"], "u", {}),
+        ("Pow", ["u", "half"], "v", {}), ("Div", ["x", "v"], "y", {})]  # fmt: skip
+
 
 FORMS = {
     "a window with pads, stride and dilation": chain(
@@ -322,11 +339,16 @@ FORMS = {
     "blocks inside blocks": [
         ("Relu", ["x"], "a", {}), ("Tanh", ["a"], "b", {}), ("Elu", ["b"], "c", {}), ("Add", ["c", "b"], "d", {}),
         ("Sigmoid", ["d"], "e", {}), ("Concat", ["a", "e", "a"], "f", {"axis": 1}), ("Tanh", ["f"], "y", {})],
-    "local response, as pytorch writes it": [
-        ("Mul", ["x", "x"], "q", {}), ("Reshape", ["q", "five"], "r", {}), ("Pad", ["r", "ends"], "p", {}),
-        ("AveragePool", ["p"], "m", {"kernel_shape": [3, 1, 1], "count_include_pad": 1}),
-        ("Squeeze", ["m", "axis1"], "n", {}), ("Mul", ["n", "six"], "t", {}), ("Add", ["t", "two"], "u", {}),
-        ("Pow", ["u", "half"], "v", {}), ("Div", ["x", "v"], "y", {})],
+    "local response, as pytorch writes it": local_response("five"),
+    "local response, as pytorch writes it for a batch of one size": local_response("open"),
+    "repeated rows and columns, as keras writes them": [
+        ("Unsqueeze", ["x", "axis3"], "a", {}), ("Tile", ["a", "twice"], "b", {}),
+        ("Transpose", ["b"], "c", {"perm": [0, 2, 3, 4, 1]}), ("Reshape", ["c", "rows"], "d", {}),
+        ("Unsqueeze", ["d", "axis3"], "e", {}), ("Tile", ["e", "thrice"], "f", {}),
+        ("Reshape", ["f", "columns"], "g", {}), ("Transpose", ["g"], "y", {"perm": [0, 3, 1, 2]})],
+    "what changes nothing, in two rows": [
+        ("Relu", ["x"], "a", {}), ("Identity", ["a"], "i", {}), ("Tanh", ["i"], "b", {}), ("Elu", ["i"], "c", {}),
+        ("Concat", ["b", "c", "a"], "y", {"axis": 1})],
     "twice itself": [("Add", ["x", "x"], "a", {}), ("Concat", ["a", "a"], "y", {"axis": -3})],
     "relu in two halves": [("Max", ["x", "zero"], "a", {}), ("Min", ["a", "six"], "y", {})],
     "silu": [("Sigmoid", ["x"], "a", {}), ("Mul", ["a", "x"], "y", {})],
@@ -449,7 +471,11 @@ REFUSED = {
     "a reshape of the batch": (chain(("Reshape", ["mixed"], {})), "samples apart"),
     "two ways that cross": ([
         ("Relu", ["x"], "a", {}), ("Tanh", ["a"], "b", {}), ("Elu", ["a"], "c", {}), ("Add", ["b", "c"], "d", {}),
-        ("Sigmoid", ["b"], "e", {}), ("Add", ["d", "e"], "y", {})], "the_Tanh.*several places"),
+        ("Sigmoid", ["b"], "e", {}), ("Add", ["d", "e"], "y", {})], "the_Tanh.*more than one block"),
+    "a local response of rows": (local_response("across"), "the_Mul.*squares"),
+    "repeated images": (chain(("Tile", ["all twice"], {})), "the_Tile.*repeats"),
+    "repeated columns of columns": (
+        chain(("Unsqueeze", ["axis3"], {}), ("Tile", ["twice"], {}), ("Reshape", ["wrong"], {})), "the_Tile.*repeats"),
     "an array that nobody writes": ([("Add", ["x", "nobody"], "y", {})], "nobody"),
     "an array that is written twice": ([("Relu", ["x"], "a", {}), ("Tanh", ["x"], "a", {}), ("Elu", ["a"], "y", {})],
                                        "the_Tanh.*already"),
@@ -462,7 +488,13 @@ REFUSED = {
 @pytest.mark.parametrize(("nodes", "named"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_a_layer_names_the_node_and_the_reason(nodes, named, tmp_path):
     more = {"root": np.float32(2**0.5), "one": np.float32(1)}
-    more |= {"cube": np.array([0, 7, 6, 3]), "mixed": np.array([-1, 63])}
+    more |= {
+        "across": np.array([-1, 1, 7, 3, 6]),
+        "cube": np.array([0, 7, 6, 3]),
+        "all twice": np.array([1, 1, 1, 2]),
+        "wrong": np.array([-1, 3, 7, 12]),
+        "mixed": np.array([-1, 63]),
+    }
     used = {name for _, inputs, _, _ in nodes for name in inputs}
     arrays = {name: value for name, value in (ARRAYS | more).items() if name in used}
     path = write(tmp_path / "refused.onnx", nodes, arrays=arrays)
@@ -684,12 +716,12 @@ def test_mutated_files_give_the_librarys_own_error(tmp_path):
 
     names = ["torch_classifier.onnx", "keras_torch_mobile.onnx", "torch_unet.onnx", "keras_tensorflow_residual.onnx"]
     settings = {"folder": str(tmp_path), "exported": str(EXPORTED), "names": names, "operators": sorted(OPERATORS)}
-    code = FUZZ.format(**settings, count=1000, seed=1)
+    code = FUZZ.format(**settings, count=500, seed=1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     refused, accepted = map(int, done.stdout.split())
-    assert refused + accepted == 1000
-    assert refused > 500 and accepted > 50  # a number of a weight may change
+    assert refused + accepted == 500
+    assert refused > 250 and accepted > 25  # a number of a weight may change
 
 
 def test_the_metadata_of_a_written_file_is_read(tmp_path):

@@ -18,7 +18,7 @@ def arguments(image="5x5", kernel="3", stride=1, padding=0, window=None, everyth
     return argparse.Namespace(**values, all=everything)
 
 
-def told(*options, colours=False, width=80, **named):
+def text_of(*options, colours=False, width=80, **named):
     return "\n".join(story(arguments(*options, **named), colours, width))
 
 
@@ -46,7 +46,7 @@ def matrix(text, sentence):
 
 
 def test_the_steps_are_those_of_im2col():
-    text = told("3x3", "2")
+    text = text_of("3x3", "2")
     taps, windows, entries = matrix(text, "number of the window:")
     assert windows == [0, 1, 2, 3] and taps == ["0,0", "0,1", "1,0", "1,1"]
     np.testing.assert_array_equal(entries.astype(float), mc.im2col.im2col(np.arange(1.0, 10).reshape(1, 1, 3, 3), 2))
@@ -55,7 +55,7 @@ def test_the_steps_are_those_of_im2col():
 
 
 def test_padding_is_a_dot_and_a_number_thrown_away_stands_in_parentheses():
-    text = told("3x3", "3", padding=1)
+    text = text_of("3x3", "3", padding=1)
     edge, *lines = table(text, "highlighted:")
     assert edge == lines.pop() == ["."] * 5
     assert lines == [[".", *map(str, range(k, k + 3)), "."] for k in (1, 4, 7)]
@@ -68,28 +68,28 @@ def test_padding_is_a_dot_and_a_number_thrown_away_stands_in_parentheses():
     dx = [list(map(float, line)) for line in table(text, "gradient of the image")]
     np.testing.assert_array_equal(mc.im2col.col2im(kept, (1, 1, 3, 3), 3, padding=1)[0, 0], dx)
     assert len(set(np.char.strip(gradients, "()")[is_padding])) > 2  # they are numbers, not all alike
-    assert "parentheses" not in told("3x3", "3") and "no window reads" in told("4x4", "3", 2)
+    assert "parentheses" not in text_of("3x3", "3") and "no window reads" in text_of("4x4", "3", 2)
 
 
 def test_a_large_image_is_shown_around_a_window_and_completely_on_request():
     x = np.arange(1.0, 785).reshape(1, 1, 28, 28)
     columns = mc.im2col.im2col(x, 5)
     for window in (0, 300, 575):
-        taps, windows, entries = matrix(told("28x28", "5", window=window), "number of the window:")
+        taps, windows, entries = matrix(text_of("28x28", "5", window=window), "number of the window:")
         assert window in windows and len(taps) == 25 and len(windows) > 5
         np.testing.assert_array_equal(entries.astype(float), columns[:, windows])
-    _, windows, entries = matrix(told("28x28", "5", everything=True), "number of the window:")
+    _, windows, entries = matrix(text_of("28x28", "5", everything=True), "number of the window:")
     assert windows == list(range(576))
     np.testing.assert_array_equal(entries.astype(float), columns)
-    short = told("99x120", "8")
+    short = text_of("99x120", "8")
     assert len(short.splitlines()) < 400 and "28 more products" in short
 
 
 @pytest.mark.parametrize("width", [30, 80, 300])
 @pytest.mark.parametrize("image", ["7x8", "30x40"])
 def test_the_steps_fit_the_terminal(image, width):
-    plain = told(image, "2x3", padding=1, width=width)
-    coloured = told(image, "2x3", padding=1, width=width, colours=True)
+    plain = text_of(image, "2x3", padding=1, width=width)
+    coloured = text_of(image, "2x3", padding=1, width=width, colours=True)
     assert max(map(len, plain.splitlines())) <= width
     assert max(map(len, re.sub("\x1b.*?m", "", coloured).splitlines())) <= width
     assert plain.isascii() and "\x1b" not in plain and "[" in plain

@@ -96,6 +96,23 @@ def test_a_layer_out_of_proportion_is_refused_before_memory_is_allocated(make):
         mc.Sequential([make()], (1, 28, 28))
 
 
+def test_numbers_beyond_64_bits_are_refused_and_large_ones_compute(backend):
+    """A stride in bytes is one of 64 bits."""
+    options = [(make, name) for make in (mc.Conv2D, mc.Conv2DTranspose) for name in ("stride", "padding", "dilation")]
+    options += [(make, name) for make in (mc.MaxPool2D, mc.AvgPool2D) for name in ("stride", "padding")]
+    for (make, name), size in itertools.product(options, (2**30 + 1, 2**62, (1, 2**62), 10**30)):
+        arguments = (1, 2) if make in (mc.Conv2D, mc.Conv2DTranspose) else (2,)
+        with pytest.raises(mc.InputError, match=f"{name} .* at most"):
+            make(*arguments, **{name: size})
+    for make in (mc.ZeroPad2D, mc.UpSampling2D, mc.MaxPool2D, lambda size: mc.Conv2D(1, size)):
+        with pytest.raises(mc.InputError, match="at most"):
+            make(2**62)
+    for layer in (mc.Conv2D(1, 2, stride=2**30), mc.MaxPool2D(2, stride=2**30), mc.AvgPool2D(2, stride=2**30)):
+        layer.build((1, 4, 5))
+        y, backward = layer.forward(backend.array(np.ones((2, 1, 4, 5), "float32")), training=True)
+        assert y.shape == (2, 1, 1, 1) and backward(y).shape == (2, 1, 4, 5)
+
+
 def test_images_out_of_proportion_are_refused_before_memory_is_allocated(backend):
     """Also in layers that were never built, and in the operations themselves."""
     x, window = backend.array(np.zeros((2, 1, 28, 28), "float32")), Window(3, padding=20_000)

@@ -11,7 +11,7 @@ from minicnn.core.types import Array, ArrayLike, DType
 
 NAMES = ("plain", "numpy", "cupy", "auto")
 
-_made = {}  # one object for each backend that was used
+_made: dict[str, Operations] = {}  # one object for each backend that was used
 
 
 def use(backend: str | Operations) -> str:
@@ -39,10 +39,9 @@ def use(backend: str | Operations) -> str:
             return use("cupy")
         except BackendError:
             return use("numpy")
-    if not isinstance(backend, Operations):
-        backend = _make(backend)
-    operations.use(backend)
-    return backend.name
+    chosen = backend if isinstance(backend, Operations) else _make(backend)
+    operations.use(chosen)
+    return chosen.name
 
 
 def current() -> Operations:
@@ -57,6 +56,13 @@ def current() -> Operations:
 def to_device(x: ArrayLike, dtype: DType | None = None) -> Array:
     """`x`, an array or a list, as an array of the backend in use, copied only if necessary.
 
+    Args:
+        x: an array, a list or a number.
+        dtype: of the result; None keeps that of `x`.
+
+    Returns:
+        an array of the backend in use.
+
     >>> to_device([1, 2], dtype="float32")
     array([1., 2.], dtype=float32)
     """
@@ -65,6 +71,12 @@ def to_device(x: ArrayLike, dtype: DType | None = None) -> Array:
 
 def to_numpy(x: ArrayLike) -> np.ndarray:
     """`x` as a NumPy array in main memory; a NumPy array is returned as it is.
+
+    Args:
+        x: an array of the backend in use, or what NumPy can read as one.
+
+    Returns:
+        a NumPy array of the same shape and dtype.
 
     >>> import numpy as np
     >>> x = np.ones(2)

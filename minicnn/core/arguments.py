@@ -6,13 +6,16 @@ All but the first arguments of the library's constructors are given by name. So
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from minicnn.core import habits
 from minicnn.core.errors import InputError
 
+Function = TypeVar("Function", bound=Callable)
 
-def explained(function):
+
+def explained(function: Function) -> Function:
     """A method whose wrong call raises an InputError with the signature and the likely fix, not a bare TypeError.
 
     >>> class Box:
@@ -33,7 +36,7 @@ def explained(function):
                 raise
         raise _call_error(function, self, arguments, named)
 
-    return call
+    return call  # type: ignore[return-value]
 
 
 def _call_error(function, owner, arguments, named):

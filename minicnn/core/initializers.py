@@ -34,6 +34,12 @@ def fans(shape: Shape) -> tuple[int, int]:
     of a depthwise layer of 64 channels and 3x3 taps with a 33rd of the variance, 2 / (9 + 576) instead of 2 / (9 + 9),
     and after five such layers little of the signal would be left. `Conv2D` draws each group by itself (`by_groups`).
 
+    Args:
+        shape: of a weight, two axes or more: (units, features), or (F / groups, C / groups, KH, KW).
+
+    Returns:
+        (fan_in, fan_out), two integers.
+
     Raises:
         InputError: a shape of fewer than two axes.
 
@@ -108,6 +114,14 @@ def glorot_uniform(shape: Shape, rng: np.random.Generator, dtype: DType = "float
 def glorot_normal(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Normal with variance `2 / (fan_in + fan_out)`; the arguments are those of `glorot_uniform`.
 
+    Args:
+        shape: of the weight, two axes or more, as in `fans`.
+        rng: a `numpy.random.Generator`.
+        dtype: "float32" or "float64".
+
+    Returns:
+        a NumPy array of that shape.
+
     Raises:
         InputError: a shape that has no fans.
 
@@ -121,6 +135,14 @@ def glorot_normal(shape: Shape, rng: np.random.Generator, dtype: DType = "float3
 
 def he_uniform(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Uniform with variance `2 / fan_in`; the arguments are those of `glorot_uniform`.
+
+    Args:
+        shape: of the weight, two axes or more, as in `fans`.
+        rng: a `numpy.random.Generator`.
+        dtype: "float32" or "float64".
+
+    Returns:
+        a NumPy array of that shape.
 
     Raises:
         InputError: a shape that has no fans.
@@ -136,6 +158,14 @@ def he_uniform(shape: Shape, rng: np.random.Generator, dtype: DType = "float32")
 def he_normal(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """Normal with variance `2 / fan_in`; the arguments are those of `glorot_uniform`.
 
+    Args:
+        shape: of the weight, two axes or more, as in `fans`.
+        rng: a `numpy.random.Generator`.
+        dtype: "float32" or "float64".
+
+    Returns:
+        a NumPy array of that shape.
+
     Raises:
         InputError: a shape that has no fans.
 
@@ -150,6 +180,14 @@ def he_normal(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") 
 def zeros(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """All zero, of any shape: the usual start of a bias.
 
+    Args:
+        shape: of the array.
+        rng: not used; here because all initializers are called alike.
+        dtype: "float32" or "float64".
+
+    Returns:
+        a NumPy array of that shape.
+
     >>> zeros((3,), rng=None)
     array([0., 0., 0.], dtype=float32)
     """
@@ -158,6 +196,14 @@ def zeros(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> n
 
 def ones(shape: Shape, rng: np.random.Generator, dtype: DType = "float32") -> np.ndarray:
     """All one, of any shape: the usual start of a scale.
+
+    Args:
+        shape: of the array.
+        rng: not used; here because all initializers are called alike.
+        dtype: "float32" or "float64".
+
+    Returns:
+        a NumPy array of that shape.
 
     >>> ones((3,), rng=None)
     array([1., 1., 1.], dtype=float32)
@@ -174,6 +220,12 @@ INITIALIZERS = {
 def name_of(function: Initializer) -> str:
     """The name of one of the library's initializers; None for anything else.
 
+    Args:
+        function: an initializer, or anything else.
+
+    Returns:
+        a str, or None.
+
     >>> name_of(he_normal)
     'he_normal'
     """
@@ -182,6 +234,12 @@ def name_of(function: Initializer) -> str:
 
 def named(name: str) -> Initializer:
     """The library's initializer of a name: the inverse of `name_of`.
+
+    Args:
+        name: such as "he_normal".
+
+    Returns:
+        the function.
 
     Raises:
         InputError: there is none of that name.

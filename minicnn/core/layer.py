@@ -77,6 +77,9 @@ class Layer(Configured):
             rng: a `numpy.random.Generator` for the first weights; seed 0 where none is given.
             dtype: of the parameters, "float32" or "float64".
 
+        Returns:
+            the shape of one output, without the batch axis.
+
         Raises:
             InputError: the layer cannot compute with inputs of this shape, needs too much memory for a single one
                 (`minicnn.im2col.BUDGET`), or has parameters that do not fit it.
@@ -99,15 +102,38 @@ class Layer(Configured):
 
         `build` makes each with the layer's attribute `<name>_initializer`, a function as in
         `minicnn.initializers`.
+
+        Args:
+            input_shape: the shape of one input, without the batch axis: (C, H, W) or (D,).
+
+        Returns:
+            `{name: shape}`; empty for a layer that learns nothing.
         """
         return {}
 
     def initial_value(self, name: str, shape: Shape, rng: np.random.Generator, dtype: DType) -> Array:
-        """The array that a parameter starts with: by default what `<name>_initializer` draws."""
+        """The array that a parameter starts with: by default what `<name>_initializer` draws.
+
+        Args:
+            name: of the parameter.
+            shape: of its array.
+            rng: a `numpy.random.Generator`.
+            dtype: "float32" or "float64".
+
+        Returns:
+            an array of that shape and dtype.
+        """
         return getattr(self, f"{name}_initializer")(shape, rng, dtype)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of one output, without the batch axis, for one input's shape."""
+        """The shape of one output, without the batch axis, for one input's shape.
+
+        Args:
+            input_shape: the shape of one input: (C, H, W) or (D,).
+
+        Returns:
+            the shape of one output; here that of the input.
+        """
         return tuple(input_shape)
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
@@ -117,13 +143,25 @@ class Layer(Configured):
             x: the batch, its first axis the samples: (N, C, H, W) or (N, D), of a floating point dtype.
             training: whether to compute as in training (Dropout then drops).
 
+        Returns:
+            y: the output, its first axis the samples, of the dtype of `x`.
+            backward: a function of `dy`, an array of the shape of `y`. It adds the gradient of each parameter, and
+                returns `dx`, of the shape of `x`.
+
         Change neither `x` nor `y` in place before the backward pass: it computes with them, as Tanh with its `y`, and
         the gradient would be wrong without a word. `y = y - t` makes a new array; `y -= t` does not.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a forward method")
 
     def __call__(self, x: Array) -> Array:
-        """The output alone."""
+        """The output alone.
+
+        Args:
+            x: the batch (N, ...).
+
+        Returns:
+            y, as from `forward`, computed as outside training.
+        """
         return self.forward(x)[0]
 
     def members(self) -> Iterable[tuple[str, Any]]:
@@ -184,10 +222,17 @@ class Layer(Configured):
                 item.value = operations.current.array(value, dtype)
         for layer in (self, *self.layers_inside().values()):
             if dtype is not None and hasattr(layer, "dtype"):  # a Sequential converts its batches to it
-                layer.dtype = np.dtype(dtype)
+                layer.dtype = np.dtype(dtype)  # type: ignore[attr-defined]
 
     def multiply_adds(self, input_shape: Shape) -> int:
-        """How many products of a weight and an input one forward pass of one sample adds up."""
+        """How many products of a weight and an input one forward pass of one sample adds up.
+
+        Args:
+            input_shape: the shape of one input: (C, H, W) or (D,).
+
+        Returns:
+            an integer; 0 for a layer that multiplies by no weights.
+        """
         inside = [layer for layer in self.layers_inside().values() if not layer.layers_inside()]
         return sum(layer.multiply_adds(layer.built_input_shape) for layer in inside if layer.built_input_shape)
 
@@ -197,7 +242,14 @@ class Layer(Configured):
         return self._built_for and self._built_for[0]
 
     def built_output_shape(self, input_shape: Shape) -> Shape:
-        """The output's shape that `build` found for this input's shape; else `output_shape(input_shape)`."""
+        """The output's shape that `build` found for this input's shape; else `output_shape(input_shape)`.
+
+        Args:
+            input_shape: the shape of one input: (C, H, W) or (D,).
+
+        Returns:
+            the shape of one output.
+        """
         if self.built_input_shape == tuple(input_shape):
             return self._built_output
         return tuple(self.output_shape(input_shape))
@@ -235,6 +287,10 @@ class Layer(Configured):
 
     def check_parameter(self, parameter: Parameter | None, x: Array) -> None:
         """Refuse to compute before the parameters are made, or with an input of another dtype or backend.
+
+        Args:
+            parameter: a Parameter of this layer; None before it is built.
+            x: the batch.
 
         Raises:
             InputError: the message says how to build the layer or convert the input.

@@ -61,13 +61,25 @@ class Loss(Configured):
         """Refuse labels that do not belong to outputs of this shape, with an InputError; here those of another shape.
 
         (N, 1) and (N,) would be broadcast to (N, N), and the loss would be the mean of N * N wrong differences.
+
+        Args:
+            labels: an array, one item for each sample.
+            shape: of the outputs, (N, ...).
         """
         are_indices = self.is_classification and tuple(labels.shape) == tuple(shape[:1])
         if tuple(labels.shape) != tuple(shape) and not are_indices:
             raise _shape_error(type(self).__name__, labels.shape, shape)
 
     def compute_checked(self, outputs: Array, labels: Array) -> tuple[Array, Array]:
-        """`compute`, and an InputError where it does not return a scalar and a gradient like the outputs."""
+        """`compute`, and an InputError where it does not return a scalar and a gradient like the outputs.
+
+        Args:
+            outputs: (N, ...), floating point.
+            labels: as the loss needs them.
+
+        Returns:
+            (loss, doutputs), as from `compute`.
+        """
         result = self.compute(outputs, labels)
         is_pair = isinstance(result, tuple) and len(result) == 2
         shapes = [getattr(item, "shape", None) for item in result] if is_pair else None
@@ -86,7 +98,15 @@ class Loss(Configured):
         )
 
     def compute(self, outputs: Array, labels: Array) -> tuple[Array, Array]:
-        """The loss, a scalar, and its gradient with respect to the outputs; for labels that `check` has validated."""
+        """The loss, a scalar, and its gradient with respect to the outputs; for labels that `check` has validated.
+
+        Args:
+            outputs: (N, ...), floating point.
+            labels: as the loss needs them.
+
+        Returns:
+            (loss, doutputs): a scalar, and an array of the shape and dtype of the outputs.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a compute method")
 
 
@@ -107,6 +127,9 @@ def as_labels(labels: ArrayLike) -> Array:
 
     Args:
         labels: an array, a list, or whatever else NumPy can read, such as another library's tensor.
+
+    Returns:
+        an array (N, ...).
 
     Raises:
         InputError: something that is not such an array, such as rows of different lengths.

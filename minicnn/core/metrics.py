@@ -219,6 +219,13 @@ def _check_rows(probabilities, labels):
 def class_indices(array: np.ndarray, name: str = "labels") -> np.ndarray:
     """Class indices (N,) from indices or from rows (N, K), of which the largest number counts.
 
+    Args:
+        array: a NumPy array (N,) of integers, or (N, K) of numbers.
+        name: what it is called in an error.
+
+    Returns:
+        int64 (N,).
+
     Raises:
         InputError: indices that are not integers from 0; a column (N, 1), every row of which would be class 0; rows
             that hold NaN.

@@ -100,7 +100,14 @@ class Optimizer(Configured):
             parameter.gradients.clear()
 
     def steps_taken(self, parameters: dict[str, Parameter]) -> int:
-        """How many steps these parameters have taken with this optimizer: the most of any of them."""
+        """How many steps these parameters have taken with this optimizer: the most of any of them.
+
+        Args:
+            parameters: `{name: Parameter}`.
+
+        Returns:
+            an integer from 0.
+        """
         return max((memory["t"] for memory in map(self.memories.get, parameters.values()) if memory), default=0)
 
     def arguments(self) -> dict[str, Any]:

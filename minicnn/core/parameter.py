@@ -9,6 +9,9 @@ from minicnn.core.types import Array
 class Parameter:
     """A learned array and the gradients collected for it since the last step.
 
+    Args:
+        value: the array that it starts with, of any shape and a floating point dtype.
+
     Attributes:
         value: the array. Optimizers change it in place.
         gradients: the list of gradients, one for each backward pass since the list was last cleared.
@@ -32,6 +35,9 @@ class Parameter:
 
     def add_gradient(self, gradient: Array) -> None:
         """Add to the gradient. The array may be kept: do not change it afterwards.
+
+        Args:
+            gradient: an array of the shape of the value.
 
         Raises:
             InputError: not an array, or one of another shape.

@@ -9,11 +9,13 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
+from typing import dataclass_transform
 
 from minicnn.core.arguments import Configured, explained
 from minicnn.core.errors import InputError
 
 
+@dataclass_transform()
 def _schedule(kind):
     """A dataclass whose wrong call raises a readable error."""
     kind = dataclasses.dataclass(repr=False)(kind)

@@ -64,7 +64,7 @@ class Sequential(Layer):
         if dtype not in ("float32", "float64", np.float32, np.float64):
             raise InputError(f"Sequential computes in float32 or float64, not in {dtype!r}")
         self.dtype = np.dtype(dtype)
-        self.input_shape = None
+        self.input_shape: Shape | None = None
         self._update_row()
         if input_shape is not None:
             self.build(input_shape)
@@ -103,6 +103,9 @@ class Sequential(Layer):
 
     def add(self, layer: Layer) -> None:
         """Append a layer; where the model's shape is known, it is built.
+
+        Args:
+            layer: a layer that is not in the model yet.
 
         Raises:
             InputError: not a layer, one that the model has already, or one that does not fit; it is not appended.
@@ -202,6 +205,12 @@ class Sequential(Layer):
 
         uint8 images are scaled from 0..255 to 0..1. Other floating point dtypes are converted to the model's.
 
+        Args:
+            x: (N, *input_shape), floating point or uint8.
+
+        Returns:
+            an array of the same shape and the model's dtype.
+
         Raises:
             InputError: another shape than (N, *input_shape), or a dtype that is neither floating point nor uint8.
         """
@@ -215,7 +224,11 @@ class Sequential(Layer):
         return any(part.layers != layers for part, layers in self._row_of)
 
     def check_batch(self, x: Array) -> None:
-        """Refuse a batch whose shape or dtype the model cannot take; the errors are those of `prepare`."""
+        """Refuse a batch whose shape or dtype the model cannot take; the errors are those of `prepare`.
+
+        Args:
+            x: the batch.
+        """
         check_array(x, "the model")
         is_number = x.dtype.kind == "f" or x.dtype == np.uint8
         if not is_number or x.ndim < 2 or len(x) == 0 or self.input_shape not in (None, tuple(x.shape[1:])):

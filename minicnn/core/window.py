@@ -12,11 +12,12 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from minicnn.core.checks import is_integer
+from minicnn.core.checks import is_integer, quoted
 from minicnn.core.errors import InputError
 from minicnn.core.types import Pads, Pair
 
 PADDINGS = {"same": "same", "valid": ((0, 0), (0, 0))}  # "same" depends on the size of the image
+LARGEST = 2**30  # taps or pixels of a window; beyond it, distances in memory could leave the range of 64 bits
 
 
 def output_size(size: int, kernel: int, stride: int = 1, before: int = 0, after: int = 0, dilation: int = 1) -> int:
@@ -57,7 +58,7 @@ class Window:
         owner: the layer's text, for error messages.
 
     Raises:
-        InputError: a number that is not an integer or is too small, or a padding of an unknown form.
+        InputError: a number that is not an integer, is too small or above 2**30, or a padding of an unknown form.
 
     >>> Window(5, padding="same").output_shape(28, 28)
     (28, 28)
@@ -78,7 +79,15 @@ class Window:
 
     @staticmethod
     def of(kernel_size: "Pair | Window", stride: Pair = 1, padding: Pads = "valid", dilation: Pair = 1) -> "Window":
-        """A Window of these arguments; `kernel_size` itself where it is one already."""
+        """A Window of these arguments; `kernel_size` itself where it is one already.
+
+        Args:
+            kernel_size: taps, an int or (KH, KW); or a Window.
+            stride, padding, dilation: as in `Window`; of no use beside a Window.
+
+        Returns:
+            a Window.
+        """
         return kernel_size if isinstance(kernel_size, Window) else Window(kernel_size, stride, padding, dilation)
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019, a Window is small
@@ -122,6 +131,12 @@ class Window:
     def taps(self, OH: int, OW: int) -> Iterator[tuple[int, int, slice, slice]]:
         """For each tap (kh, kw), the rows and the columns of the padded image that it reads, as slices.
 
+        Args:
+            OH, OW: positions of the window along the height and the width.
+
+        Yields:
+            (kh, kw, rows, columns): the tap, and the slices.
+
         >>> list(Window(2).taps(3, 3))[1]     # the second tap reads one pixel further to the right
         (0, 1, slice(0, 3, 1), slice(1, 4, 1))
         """
@@ -137,29 +152,31 @@ def pixels_read(first, stride, positions):
 
 
 def pair(value, name, minimum):
-    """An int as (int, int); a pair as a tuple of ints, each at least `minimum`.
+    """An int as (int, int); a pair as a tuple of ints, each at least `minimum` and at most `LARGEST`.
 
     >>> pair(3, "stride", minimum=1)
     (3, 3)
     """
-    if is_integer(value, minimum):
+    if _is_size(value, minimum):
         value = (value, value)
-    if not _is_pair_of(value, lambda item: is_integer(item, minimum)):
-        raise InputError(f"{name} needs an integer of at least {minimum}, or two of them; got {value!r}")
+    if not _is_pair_of(value, lambda item: _is_size(item, minimum)):
+        limits = f"at least {minimum} and at most {LARGEST}"
+        raise InputError(f"{name} needs an integer of {limits}, or two of them; got {quoted(value)}")
     return tuple(int(item) for item in value)
 
 
 def _normalize_padding(padding):
     if isinstance(padding, str) and padding in PADDINGS:
         return PADDINGS[padding]
-    if is_integer(padding, 0):
+    if _is_size(padding, 0):
         return (int(padding),) * 2, (int(padding),) * 2
-    if _is_pair_of(padding, lambda item: is_integer(item, 0)):
+    if _is_pair_of(padding, lambda item: _is_size(item, 0)):
         return tuple((int(p), int(p)) for p in padding)
-    if _is_pair_of(padding, lambda item: _is_pair_of(item, lambda p: is_integer(p, 0))):
+    if _is_pair_of(padding, lambda item: _is_pair_of(item, lambda p: _is_size(p, 0))):
         return tuple(tuple(int(p) for p in item) for item in padding)
     raise InputError(
-        f"padding needs 'valid', 'same', pixels p, (ph, pw) or ((top, bottom), (left, right)); got {padding!r}"
+        "padding needs 'valid', 'same', pixels p, (ph, pw) or ((top, bottom), (left, right)), each at most "
+        f"{LARGEST}; got {quoted(padding)}"
     )
 
 
@@ -168,6 +185,10 @@ def _same_padding(size, kernel, stride, dilation):
     positions = -(-size // stride)
     total = max(0, (positions - 1) * stride + dilation * (kernel - 1) + 1 - size)
     return total // 2, total - total // 2
+
+
+def _is_size(value, minimum):
+    return is_integer(value, minimum) and value <= LARGEST
 
 
 def _is_pair_of(value, accepts):

@@ -8,3 +8,16 @@ from minicnn.datasets.mnist import load_idx
 from minicnn.datasets.notmnist import load_notmnist, read_notmnist
 from minicnn.datasets.preprocessing import normalize
 from minicnn.datasets.splits import stratified_split
+
+__all__ = [
+    "LETTERS",
+    "LETTERS_DESCRIPTION",
+    "Dataset",
+    "load_folder",
+    "load_idx",
+    "load_letters",
+    "load_notmnist",
+    "normalize",
+    "read_notmnist",
+    "stratified_split",
+]

@@ -119,14 +119,14 @@ def load_folder(
 
     size, invert, follow_links = _check(size, mode, test, invert, group, follow_links)
     seed = check_integer(seed, "seed", "load_folder", minimum=0)
-    path, classes, pictures, left_out = find_pictures(path, follow_links)
+    folder, classes, pictures, left_out = find_pictures(path, follow_links)
     groups = None if group is None else [_group_of(group, picture.name) for picture in pictures]
     files = [[picture.name, picture.label, picture.split, *picture.stamp] for picture in pictures]
-    key = [_FORMAT, PIL.__version__, str(path.resolve()), size, mode, repr(test), invert, seed, classes]
+    key = [_FORMAT, PIL.__version__, str(folder.resolve()), size, mode, repr(test), invert, seed, classes]
     key.append(hashlib.sha256(json.dumps([files, groups]).encode()).hexdigest())
 
     def make():
-        return _read_pictures(path, pictures, classes, groups, size, mode, invert, test, seed)
+        return _read_pictures(folder, pictures, classes, groups, size, mode, invert, test, seed)
 
     arrays = cached("folder", key, make, use=cache)
     notes = json.loads(arrays["notes"].tobytes())
@@ -134,9 +134,9 @@ def load_folder(
     if skipped:
         shown = ", ".join(f"{quoted(name)} ({quoted(reason)[1:-1]})" for name, reason in skipped[:5])
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        warn(f"{len(skipped)} files of {quoted(path, 300)} were left out: {shown}{more}")
+        warn(f"{len(skipped)} files of {quoted(folder, 300)} were left out: {shown}{more}")
     if mode == "L" and not invert:
-        warn_of_borders(path, notes["bright"], _LIGHT_ON_DARK)
+        warn_of_borders(folder, notes["bright"], _LIGHT_ON_DARK)
     pairs, names = {}, {}
     for split in SPLITS:
         if f"{split}_images" in arrays:

@@ -130,8 +130,8 @@ def load_idx(
             stamps.append([str(file.resolve()), info.st_size, info.st_mtime_ns])
     key = [_FORMAT, source.kind, source.name, *switches, repr(test), seed, stamps]
     arrays = cached("idx", key, lambda: _arrays(source, switches, test, seed), use=cache)
-    pairs = [(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")]
-    return Dataset(*pairs, json.loads(arrays["classes"].tobytes()))
+    train, test_pair = ((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
+    return Dataset(train, test_pair, json.loads(arrays["classes"].tobytes()))
 
 
 # Which files there are

@@ -117,13 +117,21 @@ def load_notmnist(
     from minicnn.datasets import download  # here, because importing it takes as long as all of core
 
     name = path if isinstance(path, str) and path in download.DATA_SETS else None
-    path = download.fetch(name) if name else _check_path(path)
-    settings = [_FORMAT, str(path.resolve()), _fingerprint(path), repr(test_fraction), repr(seed), group_by, *switches]
+    source = download.fetch(name) if name else _check_path(path)
+    settings = [
+        _FORMAT,
+        str(source.resolve()),
+        _fingerprint(source),
+        repr(test_fraction),
+        repr(seed),
+        group_by,
+        *switches,
+    ]
 
     def make():
         if name:
             download.verify(name)
-        return _split_arrays(path, test_fraction, seed, group_by, switches)
+        return _split_arrays(source, test_fraction, seed, group_by, switches)
 
     arrays = cached("notmnist", settings, make, use=cache)
     notes = json.loads(arrays["notes"].tobytes())
@@ -131,8 +139,8 @@ def load_notmnist(
     if skipped:
         shown = ", ".join(_format_skipped(*pair) for pair in skipped[:5])
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        warn(f"{len(skipped)} files of {quoted(path, 300)} were skipped: {shown}{more}")
-    warn_of_borders(path, notes["bright"], _LIGHT_ON_DARK)
+        warn(f"{len(skipped)} files of {quoted(source, 300)} were skipped: {shown}{more}")
+    warn_of_borders(source, notes["bright"], _LIGHT_ON_DARK)
     train, test = ((arrays[f"{side}_images"], arrays[f"{side}_labels"]) for side in ("train", "test"))
     return Dataset(train, test, list(LETTERS), skipped=skipped)
 
@@ -143,6 +151,9 @@ def read_notmnist(path: Path, invert: bool = False, transpose: bool = False) -> 
     Args:
         path: an archive, a folder or IDX files, as for `load_notmnist`; nothing is downloaded.
         invert, transpose: as for `load_notmnist`.
+
+    Returns:
+        a `NotMNIST`.
 
     Raises:
         FileError: the file does not exist, or is not notMNIST.

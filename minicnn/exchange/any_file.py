@@ -5,10 +5,13 @@ import pathlib
 from minicnn import exchange, model
 from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError, InputError
+from minicnn.core.types import Path, Shape
 from minicnn.storage.files import path_text
 
-#: The function of `minicnn.exchange` that reads or writes a network with its layers, by the ending.
-READERS = {".onnx": "load_onnx", ".keras": "load_keras", ".h5": "load_keras", ".hdf5": "load_keras"}
+#: Endings of files of Keras that hold a network with its layers.
+KERAS = (".keras", ".h5", ".hdf5")
+
+#: The function of `minicnn.exchange` that writes a network with its layers, by the ending.
 WRITERS = {".onnx": "save_onnx", ".keras": "save_keras"}
 
 #: Endings of files that hold weights and no layers.
@@ -16,18 +19,20 @@ WEIGHTS = (".safetensors", ".weights.h5", ".pt", ".pth")
 WRITTEN_WEIGHTS = (".safetensors", ".weights.h5")
 
 
-def load(path):
+def load(path: Path, *, input_shape: Shape | None = None) -> model.Sequential:
     """Read a network from a file of this library (`.npz`), of ONNX (`.onnx`) or of Keras (`.keras`, `.h5`).
 
     A name with another ending is read as a file of this library.
 
     Args:
         path: the file.
+        input_shape: (C, H, W) or (D,), for a file of ONNX that leaves the size of its input open.
 
     Returns:
         a `Sequential` on the backend in use.
 
     Raises:
+        InputError: an input_shape for a file of another kind.
         FileError: the file is missing or broken, holds what this library does not have, or holds weights alone.
         MissingPackageError: the package for this kind of file is not installed.
 
@@ -45,10 +50,14 @@ def load(path):
             "mc.exchange.load_weights(model, path); or let PyTorch write the network with torch.onnx.export"
         )
     ending = pathlib.Path(path).suffix.lower()
-    return getattr(exchange, READERS[ending])(path) if ending in READERS else model.load(path)
+    if ending == ".onnx":
+        return exchange.load_onnx(path, input_shape=input_shape)
+    if input_shape is not None:
+        raise InputError(f"{quoted(path, 300)} says the size of its input itself: only an .onnx file may leave it open")
+    return exchange.load_keras(path) if ending in KERAS else model.load(path)
 
 
-def save(network, path):
+def save(network: model.Sequential, path: Path) -> None:
     """Write a network to a file of this library (`.npz`), of ONNX (`.onnx`) or of Keras (`.keras`).
 
     With the endings `.safetensors` and `.weights.h5`, its weights alone.

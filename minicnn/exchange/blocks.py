@@ -21,22 +21,62 @@ class Node(NamedTuple):
 
     Attributes:
         inputs: the names of the nodes whose outputs it receives.
-        layers: the layers that it consists of; none where it is a join.
+        layers: the layers that it consists of; none where it is a join, or changes nothing.
         join: how it joins several inputs: "add" or "concatenate"; "" where it has one input.
+        text: what an error calls it, where its name does not say enough.
     """
 
     inputs: tuple
     layers: tuple = ()
     join: str = ""
+    text: str = ""
 
 
-def as_row(nodes, start, end):
+class Forks:
+    """The fork of each node of a graph, while nodes are added: the nearest node that all ways to it pass.
+
+    Args:
+        start: the name of the node where all ways begin.
+
+    Attributes:
+        of: `{name: name of the fork}` of every node that was added; None for the start.
+
+    >>> forks = Forks("in")
+    >>> for name, inputs in (("a", ["in"]), ("b", ["a"]), ("c", ["a"]), ("sum", ["b", "c"])):
+    ...     forks.add(name, inputs)
+    >>> forks.of["sum"], forks.common(["b", "in"])
+    ('a', 'in')
+
+    Source: Cooper, Harvey & Kennedy, "A simple, fast dominance algorithm", 2001.
+    """
+
+    def __init__(self, start):
+        self.of, self._depth = {start: None}, {start: 0}
+
+    def add(self, name, inputs):
+        """Add a node that receives the outputs of nodes which were added before."""
+        self.of[name] = self.common(inputs)
+        self._depth[name] = self._depth[self.of[name]] + 1
+
+    def common(self, names):
+        """The last node that all ways to these nodes pass; of a single one the node itself."""
+        found, *others = names
+        for other in others:
+            while found != other:
+                if self._depth[found] < self._depth[other]:
+                    found, other = other, found
+                found = self.of[found]
+        return found
+
+
+def as_row(nodes, start, end, simplified=list):
     """The layers from one node of a graph to another, as a row in which each split is a block.
 
     Args:
         nodes: `{name: Node}`, each after those whose outputs it receives. That of `start` is not looked at.
         start: the name of the node whose output the row receives.
         end: the name of the node whose output the row returns.
+        simplified: a function of the layers of each row to those that shall stand in their place.
 
     Returns:
         a list of layers.
@@ -51,26 +91,26 @@ def as_row(nodes, start, end):
     >>> as_row(nodes, "in", "sum")
     [Dense(3), Residual([Tanh()])]
     """
-    forks, used = _forks(nodes, start), set()
+    forks, used = Forks(start), set()
+    for name, node in nodes.items():
+        if name != start and node.inputs and all(before in forks.of for before in node.inputs):
+            forks.add(name, node.inputs)
 
     def row(start, end):
-        found = []  # from the end to the start
+        parts = []  # from the end to the start
         while end != start:
-            if end in used or end not in forks:
+            if end in used or end not in forks.of:
                 raise InputError(
-                    f"the output of {quoted(end, 60)} is used in more than one block, and a block here has one input "
-                    "and one output: only layers that split at one layer and join again at one can be written so"
+                    f"the output of {nodes[end].text or quoted(end, 60)} is used in more than one block, and a block "
+                    "here has one input and one output: only layers that split at one layer and join again at one can "
+                    "be written so"
                 )
-            used.add(end)
-            node = nodes[end]
-            if not node.join:
-                found += reversed(node.layers)
-                (end,) = node.inputs
-            else:
-                fork = forks[end]
-                found.append(_block(node.join, [row(fork, name) for name in node.inputs]))
-                end = fork
-        return found[::-1]
+            node, fork = nodes[end], forks.of[end]
+            if node.layers or node.join:  # what changes nothing may stand in several rows
+                used.add(end)
+            parts.append([_block(node.join, [row(fork, name) for name in node.inputs])] if node.join else node.layers)
+            end = fork  # of a node with one input it is the input
+        return simplified([layer for part in reversed(parts) for layer in part])
 
     return row(start, end)
 
@@ -81,22 +121,3 @@ def _block(join, rows):
         shorter, longer = sorted(rows, key=len) if len(rows[0]) != len(rows[1]) else reversed(rows)
         return Residual(longer, shortcut=shorter or None)
     return Branches(rows, join=join)
-
-
-def _forks(nodes, start):
-    """The immediate dominator of each node that the start leads to, by Cooper, Harvey and Kennedy's walk."""
-    depth, forks = {start: 0}, {}
-    for name, node in nodes.items():
-        if name == start or not node.inputs or any(before not in depth for before in node.inputs):
-            continue
-        fork = node.inputs[0]
-        for other in node.inputs[1:]:
-            while fork != other:
-                if depth[fork] > depth[other]:
-                    fork = forks[fork]
-                elif depth[fork] < depth[other]:
-                    other = forks[other]
-                else:
-                    fork, other = forks[fork], forks[other]
-        forks[name], depth[name] = fork, depth[fork] + 1
-    return forks

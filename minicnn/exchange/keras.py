@@ -16,6 +16,8 @@ from minicnn.core import operations
 from minicnn.core.checks import quoted
 from minicnn.core.errors import FileError, InputError, MissingPackageError
 from minicnn.core.parameter import Parameter
+from minicnn.core.types import Path
+from minicnn.exchange.classes import set_classes
 from minicnn.exchange.keras_files import READ_SIZE, WEIGHTS, opened
 from minicnn.exchange.keras_match import copied, matched
 from minicnn.exchange.keras_network import Reader
@@ -25,7 +27,7 @@ from minicnn.model import Sequential
 from minicnn.storage.files import atomic_write
 
 
-def load_keras(path):
+def load_keras(path: Path) -> Sequential:
     """Read a network from a file of Keras, with its layers and its weights.
 
     Sequential models, and functional ones that are rows of layers in which what splits joins again by Add or
@@ -57,12 +59,11 @@ def load_keras(path):
         if description is None:
             raise FileError("it holds weights and no layers: build the network, then load_weights(model, path)")
         model = _network(description, store)
-    if classes is not None and model.shapes[-1] == (len(classes),):
-        model.classes = classes
+    set_classes(model, classes, path)
     return model
 
 
-def save_keras(model, path):
+def save_keras(model: Sequential, path: Path) -> None:
     """Write a network to a `.keras` file, which `keras.models.load_model` opens as a Sequential or functional model.
 
     Images are (N, H, W, C) there: `x.transpose(0, 2, 3, 1)`. uint8 images are divided by 255 here and not in Keras. A

@@ -13,12 +13,12 @@ import zipfile
 
 import numpy as np
 
-from minicnn.core.checks import check_classes, quoted
-from minicnn.core.errors import FileError, InputError
+from minicnn.core.checks import quoted
+from minicnn.core.errors import FileError
 from minicnn.exchange import hdf5
 from minicnn.exchange.keras_match import Found
 from minicnn.exchange.keras_network import MODELS
-from minicnn.storage.arrays import _BoundedReads
+from minicnn.storage.arrays import BoundedReads
 from minicnn.storage.files import open_file, reading
 
 WEIGHTS = "model.weights.h5"
@@ -38,7 +38,7 @@ def opened(path):
             archive = _Archive(file)
             description = json.loads(archive.read("config.json", _DESCRIPTION_LIMIT))
             weights = archive.part(WEIGHTS)
-            classes = _classes(json.loads(archive.read("metadata.json", _DESCRIPTION_LIMIT)))
+            classes = json.loads(archive.read("metadata.json", _DESCRIPTION_LIMIT)).get("classes")
             yield _checked(description), _Store(hdf5.Hdf5(weights, weights.size).root), classes
         elif start == hdf5.SIGNATURE:
             root = hdf5.Hdf5(file, size).root
@@ -76,19 +76,12 @@ def _checked(description):
     return description
 
 
-def _classes(metadata):
-    """The names of the classes, or None where a file has none, or not such as there can be."""
-    with contextlib.suppress(InputError):
-        names = metadata.get("classes")
-        return None if names is None else check_classes(names)
-
-
 class _Archive:
     """A zip file whose members are not compressed, as Keras writes it."""
 
     def __init__(self, file):
         self._file = file
-        self._zip = zipfile.ZipFile(_BoundedReads(file))
+        self._zip = zipfile.ZipFile(BoundedReads(file))
         members = self._zip.infolist()
         self._members = {info.filename: info for info in members}
         if len(self._members) < len(members):

@@ -22,6 +22,7 @@ from minicnn.core.layers import (
     Sigmoid,
     SiLU,
     Tanh,
+    UpSampling2D,
 )
 from minicnn.exchange.onnx_graph import axes_of
 from minicnn.exchange.onnx_values import (
@@ -61,7 +62,7 @@ def _flatten(net, node):
 
 
 def _reshape(net, node):
-    if node.inputs[0] in net.errors and _group_norm(net, node):
+    if node.inputs[0] in net.errors and (_group_norm(net, node) or _repeated(net, node)):
         return
     value = net.value(node.inputs[0])
     before = (net.batch, *value.file_shape)
@@ -98,6 +99,33 @@ def _group_norm(net, node):
     layer = GroupNorm(groups, epsilon=digits(middle.attributes.get("epsilon", 1e-5)))
     scale, shift = (np.repeat(array, channels // groups) for array in (scale, shift))
     net.put(node, first.inputs[0], parameters(net, layer, value.own_shape, scale=scale, shift=shift))
+    return True
+
+
+def _repeated(net, node):
+    """UpSampling2D along one axis as Keras writes it: a Tile of a new axis behind it, then this reshape of the two.
+
+    Returns:
+        whether it is that; then the layer is put into the network.
+    """
+    before, order = net.nodes.get(node.inputs[0]), None
+    if before is not None and before.operator == "Transpose":
+        before, order = net.nodes.get(before.inputs[0]), before.attributes["perm"]
+    if before is None or before.operator != "Tile" or before.inputs[0] not in net.values:
+        return False
+    value = net.values[before.inputs[0]]
+    axes = list(zip(net.constant(before, 1).tolist(), ["N", *value.axes], strict=True))  # (times, axes of ours)
+    axes = [axes[axis] for axis in order or range(len(axes))]
+    index = max(range(len(axes)), key=lambda axis: axes[axis][0])
+    times, new = axes.pop(index)
+    changed = axes[index - 1][1] if index > 0 else "N"
+    if new != () or changed not in ((1,), (2,)) or axes[0] != (1, "N") or any(other != 1 for other, _ in axes):
+        return False
+    layer = UpSampling2D((times, 1) if changed == (1,) else (1, times))
+    after = value._replace(shape=layer.output_shape(value.own_shape), axes=tuple(group for _, group in axes[1:]))
+    if net.constant(node, 1).tolist()[1:] != list(after.file_shape):
+        return False
+    net.put(node, before.inputs[0], layer, after)
     return True
 
 
@@ -148,8 +176,7 @@ def _arithmetic(net, node):
     if not any(constants):
         if node.operator == "Mul" and node.inputs[0] == node.inputs[1]:
             raise UnsupportedError(
-                "it squares an array, and no layer here does; if it belongs to a LocalResponseNorm, the newer exporter "
-                "of PyTorch writes what can be read, torch.onnx.export(..., dynamo=True)"
+                "it squares an array, and no layer here does, but for a LocalResponseNorm as PyTorch writes it"
             )
         if node.operator != "Add":
             raise UnsupportedError(
@@ -184,14 +211,17 @@ def _local_response(net, node):
     while [n.operator for n in found][-1:] != ["Mul"] or len(found) < 4:  # the last Mul is the square
         before = net.nodes.get(name)
         read = [] if before is None else [n for n in before.inputs if n and n not in net.arrays]
+        if before is not None and before.operator == "If":
+            read = _read_by_either(before)
         if len(set(read)) != 1 or len(found) > 12:
             return False
         name = read[0]
-        if before.operator not in ("Reshape", "Squeeze", "Unsqueeze"):
+        if before.operator not in ("If", "Reshape", "Squeeze", "Unsqueeze"):
             found.append(before)
         elif before.operator == "Reshape" and source in net.values:
-            to_channels = net.constant(before, 1).tolist()[1:] == [1, *net.values[source].file_shape]
-            if not to_channels:
+            sizes, shape = net.constant(before, 1).tolist()[1:], net.values[source].file_shape
+            there_or_back = (1, *shape)[-len(sizes) :] if sizes else ()
+            if len(sizes) < len(shape) or any(n not in (-1, m) for n, m in zip(sizes, there_or_back, strict=True)):
                 return False
     if [n.operator for n in found] != ["Pow", "Add", "Mul", "AveragePool", "Pad", "Mul"] or found[-1].inputs != [
         source
@@ -204,6 +234,15 @@ def _local_response(net, node):
         return False
     net.put(node, source, LocalResponseNorm(size, alpha=digits(alpha), beta=digits(beta), k=digits(k)))
     return True
+
+
+def _read_by_either(node):
+    """What the branches of an If read, where both only drop axes: the older exporter of PyTorch writes squeeze so."""
+    inside = [inner for key in ("then_branch", "else_branch") for inner in node.attributes.get(key, ())]
+    if not {inner.operator for inner in inside} <= {"Constant", "Identity", "Squeeze"}:
+        return []
+    written = {name for inner in inside for name in inner.outputs}
+    return [name for inner in inside for name in inner.inputs if name and name not in written]
 
 
 def _negative(net, node):
@@ -327,7 +366,7 @@ def recognized(net, node, sources):
     """
     if node.operator not in ELEMENTWISE:
         return None
-    start = net.common_origin(sources)
+    start = net.forks.common(sources)
     for _ in range(12):
         net.evaluations -= 1
         if start is None or net.evaluations < 0:
@@ -345,7 +384,7 @@ def recognized(net, node, sources):
             found = _prelu_of(net, node, start, y, slopes[0]) if slopes else _layer_of(net, node, start, y)
             if found is not None:
                 return found
-        start = net.origin[start]
+        start = net.forks.of[start]
     return None
 
 

@@ -41,7 +41,7 @@ class Node:
         name: as in the file, or the name of its first output.
         operator: such as "Conv"; with its domain in front where that is not ONNX's own.
         inputs, outputs: names of arrays; an input that is left out is "".
-        attributes: by name: numbers, texts, lists of them, or arrays.
+        attributes: by name: numbers, texts, lists of them, arrays, or, of a graph inside the node, its Nodes.
         opset: the version of the operators.
     """
 
@@ -173,12 +173,14 @@ def _node(onnx, node, opset, external):
     outputs = list(node.output)
     name = node.name or next(iter(outputs), "")
     operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-    attributes = {entry.name: _attribute(onnx, entry, external) for entry in node.attribute}
+    attributes = {entry.name: _attribute(onnx, entry, opset, external) for entry in node.attribute}
     return Node(name, operator, list(node.input), outputs, attributes, opset)
 
 
-def _attribute(onnx, entry, external):
+def _attribute(onnx, entry, opset, external):
     kinds = onnx.AttributeProto
+    if entry.type == kinds.GRAPH:
+        return [_node(onnx, node, opset, external) for node in entry.g.node]
     if entry.type == kinds.TENSOR:
         return _array(onnx, entry.t, external)
     if entry.type == kinds.STRING:
@@ -187,7 +189,7 @@ def _attribute(onnx, entry, external):
         return [text.decode(errors="replace") for text in entry.strings]
     fields = {kinds.INT: "i", kinds.FLOAT: "f", kinds.INTS: "ints", kinds.FLOATS: "floats"}
     if entry.type not in fields:
-        return "..."  # a graph inside the node, say: whoever needs it is refused anyway
+        return "..."  # a sparse array, say: whoever needs it is refused anyway
     value = getattr(entry, fields[entry.type])
     return value if isinstance(value, (int, float)) else list(value)
 

@@ -267,7 +267,9 @@ def _reduce(kind):
 
 
 def _lrn(net, node):
-    image(net, node.inputs[0])
+    value = net.value(node.inputs[0])
+    if value.file_shape != (*value.shape, 1, 1):  # vectors, as the operator takes them
+        image(net, node.inputs[0])
     alpha, beta, k = (digits(node.attributes.get(key, default)) for key, default in
                       (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))  # fmt: skip
     net.put(node, node.inputs[0], LocalResponseNorm(node.attributes["size"], alpha=alpha, beta=beta, k=k))

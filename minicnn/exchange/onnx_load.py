@@ -2,8 +2,9 @@
 
 Two things are in the way. An ONNX graph may connect its nodes as it likes, and
 a `Sequential` is a row of layers, in which `Residual` and `Branches` hold rows
-of their own. So where several arrays are added or concatenated, the last array
-that all of them are computed from is looked up: the rows of the block begin there.
+of their own. So each array that layers compute becomes a `Node` of `blocks.py`,
+which finds the rows: where several arrays are added or concatenated, they begin at
+the last array that all of them are computed from.
 
 And a graph of TensorFlow keeps images as (N, H, W, C) and transposes them
 around every convolution. Here they are (N, C, H, W) at all times. A transpose or
@@ -15,17 +16,13 @@ flattened image are put into our order.
 `onnx_arrays.py` what becomes of the operators that are no layers.
 """
 
-import json
-
 import numpy as np
 
-from minicnn import console
 from minicnn.core.checks import check_integer, quoted
 from minicnn.core.errors import FileError, InputError
 from minicnn.core.layers import (
     AvgPool2D,
     BatchNorm,
-    Branches,
     Conv2D,
     Conv2DTranspose,
     Dense,
@@ -33,21 +30,25 @@ from minicnn.core.layers import (
     GlobalAvgPool2D,
     GlobalMaxPool2D,
     GroupNorm,
-    Residual,
+    UpSampling2D,
     ZeroPad2D,
 )
 from minicnn.core.parameter import Parameter
+from minicnn.core.types import Path, Shape
+from minicnn.exchange.blocks import Forks, as_row
+from minicnn.exchange.blocks import Node as Step
+from minicnn.exchange.classes import set_classes
 from minicnn.exchange.onnx_arrays import recognized
 from minicnn.exchange.onnx_graph import Folder, read_graph
 from minicnn.exchange.onnx_layers import OPERATORS
-from minicnn.exchange.onnx_values import UnsupportedError, Value, short_padding
+from minicnn.exchange.onnx_values import UnsupportedError, Value, short, short_padding
 from minicnn.model import Sequential
 
 #: The size of the batch where a file leaves it open: a prime, so that no product of other sizes is mistaken for it.
 _OPEN_BATCH = 1_000_003
 
 
-def load_onnx(path, *, input_shape=None):
+def load_onnx(path: Path, *, input_shape: Shape | None = None) -> Sequential:
     """Read a network from an ONNX file, as PyTorch, Keras and tf2onnx write them.
 
     The network takes images (N, C, H, W), also where the file's are (N, H, W, C), and its outputs are those of the
@@ -95,43 +96,19 @@ def load_onnx(path, *, input_shape=None):
     if layers and layers[0] in network.constant_scales and np.abs(layers[0].scale.value).max() < 0.05:
         model.learned_range = 0.0, 255.0  # it divides the pixels itself
     model.convert()
-    _set_classes(model, graph.metadata.get("classes"), path)
+    set_classes(model, graph.metadata.get("classes"), path)
     return model
-
-
-def _set_classes(model, text, path):
-    """The names of the classes, where the metadata has some that fit."""
-    if text is None:
-        return
-    try:
-        model.classes = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also an InputError
-        console.warn(f"the classes in the metadata of {quoted(path, 300)} are not used: {quoted(error, 200)}")
 
 
 #: What would have to change, for operators whose origin is known.
 _HINTS = {
     "If": "it holds graphs of its own; the newer exporter of PyTorch writes none, torch.onnx.export(..., dynamo=True)",
-    "Tile": "Keras writes UpSampling2D so; a Conv2DTranspose can be read, and so can a Resize by nearest neighbours",
-    "Expand": "Keras writes UpSampling2D so; a Conv2DTranspose can be read, and so can a Resize by nearest neighbours",
+    "Tile": "it repeats an array, and UpSampling2D each pixel: a Resize by nearest neighbours can be read",
+    "Expand": "Keras may write UpSampling2D so; a Conv2DTranspose can be read, and a Resize by nearest neighbours",
     "QLinearConv": "it computes with 8-bit integers: export the network before it is quantized",
     "ConvInteger": "it computes with 8-bit integers: export the network before it is quantized",
     "QuantizeLinear": "it computes with 8-bit integers: export the network before it is quantized",
 }
-
-
-class Step:
-    """What computes one array of the graph: layers in a row from one array, or the join of several.
-
-    Attributes:
-        node: the node that writes the array; None for the input.
-        sources: names of arrays.
-        layers: the layers between the one source and the array.
-        join: "add" or "concatenate" where there are several sources.
-    """
-
-    def __init__(self, node=None, sources=(), layers=(), join=None):
-        self.node, self.sources, self.layers, self.join = node, list(sources), list(layers), join
 
 
 class Network:
@@ -145,7 +122,8 @@ class Network:
         input_shape: of one sample, as the `Sequential` takes it.
         arrays: the constants by name, those that were computed included.
         values: for each array that depends on the input, its `Value`.
-        steps: for each of them, its `Step`.
+        steps: for each of them, the `blocks.Node` that computes it.
+        forks: for each of them, and for those that no layer computes, the last array that all ways to it pass.
         nodes: by the names of what they write.
         wide_pools: the poolings whose window is as large as the image.
         constant_scales: the layers that stand for a scale and a shift by constants.
@@ -157,15 +135,14 @@ class Network:
     def __init__(self, graph, input_shape=None):
         self.graph, self.arrays = graph, dict(graph.arrays)
         self.folder = Folder(graph.arrays)
-        self.errors, self.origin, self.depth = {}, {}, {}
+        self.errors, self.forks = {}, Forks(graph.input)
         self.nodes = {name: node for node in graph.nodes for name in node.outputs}
-        self.placed, self.wide_pools, self.constant_scales, self.concatenated = set(), set(), set(), {}
+        self.wide_pools, self.constant_scales, self.concatenated = set(), set(), {}
         self.evaluations = 20_000
         self.numbers_left = 2**22 + 16 * sum(array.size for array in graph.arrays.values())
         value, self.batch = self._input(input_shape)
         self.input_shape = value.shape
-        self.values, self.steps = {graph.input: value}, {graph.input: Step()}
-        self.origin[graph.input], self.depth[graph.input] = None, 0
+        self.values, self.steps = {graph.input: value}, {graph.input: Step(())}
         written = {graph.input, *graph.arrays}
         for node in graph.nodes:
             outputs = [name for name in node.outputs if name]
@@ -221,26 +198,16 @@ class Network:
             value = value.with_shape(shape)
         if len(value.axes) == 1 and len(value.own_shape) == 3:  # a vector in the file, an image here
             layers, value = [*layers, Flatten()], value.flattened()
-        self._set(node, value, Step(node, [source], layers))
+        self._set(node, value, Step((source,), tuple(layers), text=str(node)))
 
     def join(self, node, names, join, value):
         """Let the first output of a node be the sum of several arrays, or their concatenation."""
-        self._set(node, value, Step(node, names, join=join))
+        self._set(node, value, Step(tuple(names), join=join, text=str(node)))
 
     def _set(self, node, value, step):
         name = node.outputs[0]
         self.values[name], self.steps[name] = value, step
-        self._set_origin(name, step.sources)
-
-    def common_origin(self, names):
-        """The last array that all ways to some arrays pass through (in graph theory: their common dominator)."""
-        found, *others = names
-        for other in others:
-            while found != other:
-                if self.depth[found] < self.depth[other]:
-                    found, other = other, found
-                found = self.origin[found]
-        return found
+        self.forks.add(name, step.inputs)
 
     # From nodes to steps
 
@@ -267,7 +234,7 @@ class Network:
         if None in shape or min(shape) < 1 or (batch is not None and batch < 1):
             raise UnsupportedError(
                 f"its input has the open shape {_shown(('N', *shape))}: say the size, as in "
-                "load_onnx(path, input_shape=(3, 224, 224))"
+                "load_onnx(path, input_shape=(3, 224, 224)), or on the command line --input-shape 3,224,224"
             )
         return Value(tuple(map(int, shape)), tuple((axis,) for axis in order)), batch or _OPEN_BATCH
 
@@ -308,7 +275,7 @@ class Network:
         OPERATORS[node.operator](self, node)
 
     def _fail(self, node, names, error):
-        sources = [name for name in names if name in self.origin]
+        sources = [name for name in names if name in self.forks.of]
         try:
             found = recognized(self, node, sources) if sources and node.outputs else None
             if found is not None:
@@ -320,11 +287,7 @@ class Network:
         for name in node.outputs:
             self.errors[name] = error
             if sources:
-                self._set_origin(name, sources)
-
-    def _set_origin(self, name, sources):
-        self.origin[name] = self.common_origin(sources)
-        self.depth[name] = self.depth[self.origin[name]] + 1
+                self.forks.add(name, sources)
 
     # From steps to rows
 
@@ -342,30 +305,7 @@ class Network:
             raise UnsupportedError(
                 "its output is a flattened image (H, W, C), and vectors here have the order (C, H, W)"
             )
-        return self._row(self.graph.input, output)
-
-    def _row(self, start, end):
-        """The layers from one array of the graph to another that is computed from it alone."""
-        parts = []
-        while end != start:
-            step = self.steps[end]
-            if step.join or step.layers:
-                if end in self.placed:
-                    raise UnsupportedError(
-                        f"{step.node}: what it computes is used in several places, and not in the way that Residual "
-                        "and Branches are: there the ways part at one array and meet in one Add or Concat"
-                    )
-                self.placed.add(end)
-            parts.append([self._block(step, self.origin[end])] if step.join else step.layers)
-            end = self.origin[end] if step.join else step.sources[0]
-        return self._simplified([layer for part in reversed(parts) for layer in part])
-
-    def _block(self, step, start):
-        rows = [self._row(start, name) for name in step.sources]
-        if step.join == "add" and len(rows) == 2 and any(rows):
-            longer, shorter = sorted(rows, key=len, reverse=True)
-            return Residual(longer, shortcut=shorter or None)
-        return Branches(rows, join=step.join)
+        return as_row(self.steps, self.graph.input, output, self._simplified)
 
     def _simplified(self, layers):
         """The same layers in a row, where two that follow each other are one layer here."""
@@ -376,6 +316,9 @@ class Network:
                 found[-1] = GlobalAvgPool2D() if isinstance(before, AvgPool2D) else GlobalMaxPool2D()
             elif isinstance(layer, Conv2D) and isinstance(before, ZeroPad2D) and layer.padding != "same":
                 found[-1] = _padded(layer, before)
+            elif isinstance(before, UpSampling2D) and isinstance(layer, UpSampling2D):
+                sizes = zip(before.window.stride, layer.window.stride, strict=True)
+                found[-1] = UpSampling2D(short([first * second for first, second in sizes]))
             elif layer not in self.constant_scales or not _scale(before, layer):
                 found.append(layer)
         return found

@@ -50,6 +50,7 @@ from minicnn.core.layers import (
     UpSampling2D,
     ZeroPad2D,
 )
+from minicnn.core.types import Path
 from minicnn.exchange.onnx_graph import import_onnx
 from minicnn.inspect.summary import check_built
 from minicnn.model import Sequential
@@ -60,7 +61,7 @@ DENOTATIONS = ["DATA_BATCH", "DATA_CHANNEL", "DATA_FEATURE", "DATA_FEATURE"]  # 
 SIZE_LIMIT = 2**31 - 2**20  # bytes of all arrays: the file's format ends at 2 GiB
 
 
-def save_onnx(model, path, *, logits=False):
+def save_onnx(model: Sequential, path: Path, *, logits: bool = False) -> None:
     """Write a model to an ONNX file, atomically. The file gives the answers that `model.predict` gives.
 
     The graph has one input, "input", float32 of the model's input shape after a batch axis N of any length, and one

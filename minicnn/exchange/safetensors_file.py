@@ -11,8 +11,8 @@ import typing
 
 import numpy as np
 
-from minicnn.core.checks import check_classes, quoted
-from minicnn.core.errors import FileError, InputError, MissingPackageError
+from minicnn.core.checks import quoted
+from minicnn.core.errors import FileError, MissingPackageError
 from minicnn.exchange.torch_file import from_bfloat16
 from minicnn.storage.files import atomic_write, open_file, path_text, reading
 
@@ -35,7 +35,7 @@ class SafetensorsFile:
 
     Attributes:
         tensors: `{name: Tensor}`.
-        classes: the names of the classes that `write_safetensors` kept, or None.
+        classes: the names of the classes that `write_safetensors` kept, as JSON, or None.
 
     Raises:
         FileError: the file cannot be read, is cut or altered. No array is read before.
@@ -51,7 +51,7 @@ class SafetensorsFile:
             with self._reading():
                 slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118, not a dict
                 self.tensors = {name: _tensor(found) for name, found in slices.items()}
-                self.classes = _classes((self._file.metadata() or {}).get("classes"))
+                self.classes = (self._file.metadata() or {}).get("classes")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -128,13 +128,3 @@ def import_safetensors():
 
 def _tensor(found):
     return Tensor(tuple(found.get_shape()), DTYPES.get(found.get_dtype(), found.get_dtype()))
-
-
-def _classes(text):
-    """The names of the classes from the metadata; what somebody else keeps under this name is not used."""
-    if text is None:
-        return None
-    try:
-        return check_classes(json.loads(text))
-    except (ValueError, RecursionError, InputError):
-        return None

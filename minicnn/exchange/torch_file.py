@@ -20,7 +20,7 @@ import numpy as np
 
 from minicnn.core.checks import is_integer, quoted
 from minicnn.core.errors import FileError
-from minicnn.storage.arrays import _BoundedReads
+from minicnn.storage.arrays import BoundedReads
 from minicnn.storage.files import open_file, reading
 
 _PROGRAM_LIMIT = 2**20  # bytes of the pickle; a tensor takes some 150, and each byte makes at most 100 in memory
@@ -53,7 +53,7 @@ class Storage(typing.NamedTuple):
 
     dtype: str
     member: str
-    count: int
+    count: int  # type: ignore[assignment]
 
     @property
     def stored_dtype(self):
@@ -95,7 +95,7 @@ class TorchFile:
         self._bytes = {}
         try:
             with self._reading():
-                self._zip = zipfile.ZipFile(_BoundedReads(self._file))
+                self._zip = zipfile.ZipFile(BoundedReads(self._file))
                 self._members = self._checked_members()
                 order = self._read("byteorder", 10) if "byteorder" in self._members else b"little"
                 if order not in (b"little", b"big"):

@@ -24,10 +24,12 @@ from minicnn.core.layer import Layer
 from minicnn.core.layers import PReLU
 from minicnn.core.layers.normalization import Normalization
 from minicnn.core.parameter import Parameter, State
+from minicnn.core.types import Path
+from minicnn.exchange.classes import set_classes
 from minicnn.exchange.safetensors_file import SafetensorsFile, write_safetensors
 from minicnn.exchange.torch_file import TorchFile
 from minicnn.inspect.summary import check_built
-from minicnn.storage.arrays import _BoundedReads
+from minicnn.storage.arrays import BoundedReads
 from minicnn.storage.files import open_file, path_text, reading
 
 #: What PyTorch calls the arrays of layers, where it has another name.
@@ -53,7 +55,9 @@ class Array(typing.NamedTuple):
         return tuple(self.kept.value.shape)
 
 
-def load_weights(model, path, *, names=None):
+def load_weights(
+    model: sequential.Sequential, path: Path, *, names: dict[str, str | None] | None = None
+) -> dict[str, str | None] | None:
     """Fill a network with the weights in a file of PyTorch, of safetensors or of Keras.
 
     The file is that of a network with the same layers. Which of its arrays belongs to which array here is decided so:
@@ -112,12 +116,12 @@ def load_weights(model, path, *, names=None):
             array.kept.clear_gradient()
         else:
             array.kept.value = value
-    if classes is not None and model.shapes[-1] == (len(classes),):
-        model.classes = classes
+    if classes is not None:
+        set_classes(model, classes, path)
     return {name: array.name for name, array in pairs.items()}
 
 
-def save_weights(model, path, *, names=None):
+def save_weights(model: sequential.Sequential, path: Path, *, names: dict[str, str | None] | None = None) -> None:
     """Write the weights of a network to a file that PyTorch or Keras reads into the same network.
 
     In PyTorch:
@@ -155,7 +159,8 @@ def save_weights(model, path, *, names=None):
     2.weight (4,)
     """
     arrays = _arrays_of(model, "save_weights")
-    names, path = _checked_names(names), path_text(path)
+    names = _checked_names(names)
+    path = path_text(path)
     if path.lower().endswith(".h5"):
         return _keras(names, "save_weights")(model, path)
     if not path.lower().endswith(".safetensors"):
@@ -399,7 +404,7 @@ def _kind(path):
     with open_file(path) as file, reading(path, "a complete archive"):
         head = file.read(16)
         if head.startswith(b"PK\3\4"):
-            members = zipfile.ZipFile(_BoundedReads(file)).namelist()
+            members = zipfile.ZipFile(BoundedReads(file)).namelist()
             if "model.weights.h5" in members:
                 return "keras"
             if not any(member.endswith(".npy") for member in members):

@@ -5,9 +5,11 @@ is trained.
 """
 
 from collections.abc import Mapping
+from typing import Any, Self
 
 from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
+from minicnn.core.types import ArrayLike
 from minicnn.markup import table
 
 HEADER = ("network", "parameters", "epochs", "s an epoch", "training", "validation", "test")
@@ -30,15 +32,17 @@ class Comparison:
     >>> model = mc.Sequential([mc.Dense(4)], input_shape=(4,))
     >>> history = model.fit(x, labels, epochs=300, optimizer=mc.Adam(0.1), verbose=False)
     >>> comparison = Comparison(x, labels).add("one layer", model, history)
-    >>> comparison.accuracies, [line[:41].strip() for line in str(comparison).splitlines()[::2]]
-    ({'one layer': 1.0}, ['network    parameters  epochs  s an epoch', 'one layer          20     300        0.00'])
+    >>> comparison.accuracies, [line[:29] for line in str(comparison).splitlines()[::2]]
+    ({'one layer': 1.0}, ['network    parameters  epochs', 'one layer          20     300'])
     """
 
-    def __init__(self, x, y):
+    def __init__(self, x: ArrayLike, y: ArrayLike) -> None:
         self.x, self.y = x, y
-        self.histories, self.accuracies, self._rows = {}, {}, {}
+        self.histories: dict[str, Mapping] = {}
+        self.accuracies: dict[str, float | None] = {}
+        self._rows: dict[str, list[str]] = {}
 
-    def add(self, name, model, history, *, x=None):
+    def add(self, name: str, model: Any, history: Mapping, *, x: ArrayLike | None = None) -> Self:
         """Measure a network on the test set, and add its row; a row of the same name is replaced.
 
         Args:
@@ -68,8 +72,12 @@ class Comparison:
         self._rows[name], self.histories[name], self.accuracies[name] = row, history, accuracy
         return self
 
-    def best_first(self):
-        """The same comparison with the rows in the order of the accuracies on the test set, the best first."""
+    def best_first(self) -> "Comparison":
+        """The same rows in the order of the accuracies on the test set, the best first.
+
+        Returns:
+            a new `Comparison`.
+        """
         ordered = Comparison(self.x, self.y)
         accuracies = {name: -1 if accuracy is None else accuracy for name, accuracy in self.accuracies.items()}
         for name in sorted(accuracies, key=accuracies.get, reverse=True):
@@ -80,7 +88,7 @@ class Comparison:
     def _parts(self):
         return self._rows, self.histories, self.accuracies
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not self._rows:
             return "Comparison of no networks yet"
         rows = [HEADER, *self._rows.values()]
@@ -92,7 +100,7 @@ class Comparison:
         lines.insert(1, "-" * len(lines[0]))
         return "\n".join(lines)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         """The table: what a notebook shows."""
         return table(HEADER, list(self._rows.values()))
 

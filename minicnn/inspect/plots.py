@@ -43,6 +43,9 @@ def empty_figure(width: float, height: float, title: str = "") -> Any:
         width, height: in inches.
         title: the text above it.
 
+    Returns:
+        a matplotlib `Figure`.
+
     Raises:
         MissingPackageError: matplotlib is not installed.
 
@@ -53,7 +56,7 @@ def empty_figure(width: float, height: float, title: str = "") -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackageError("plots need matplotlib: pip install 'minicnn-numpy[plots]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Any = Figure(figsize=(width, height), layout="constrained")
     figure._repr_png_ = lambda: png(figure)  # what a notebook calls where pyplot was not imported
     if title:
         figure.suptitle(_literal(title), fontsize=11, color=INK)
@@ -62,6 +65,13 @@ def empty_figure(width: float, height: float, title: str = "") -> Any:
 
 def png(figure: Any, dpi: int = 100) -> bytes:
     """A figure as the bytes of a PNG file, with `dpi` pixels per inch.
+
+    Args:
+        figure: a matplotlib `Figure`.
+        dpi: pixels an inch.
+
+    Returns:
+        bytes.
 
     >>> png(empty_figure(1, 1))[1:4]
     b'PNG'
@@ -136,8 +146,8 @@ def training_curves(history: Any) -> "Figure":
         lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
         columns = 2 * len(shown)
         figure.set_size_inches(width, height + 0.1 + 0.2 * -(-len(lines) // columns))
-        style = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
-        figure.legend(lines.values(), lines.keys(), ncols=columns, **style)
+        place = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+        figure.legend(lines.values(), lines.keys(), ncols=columns, **place)
     return figure
 
 

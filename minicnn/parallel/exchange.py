@@ -173,7 +173,8 @@ class Exchange:
                 for parameter, kind in group:
                     (r, c), n = parameter.value.shape, kind[rank]
                     if n:
-                        left, right, start = *np.split(part[start : start + n * (r + c)], [n * r]), start + n * (r + c)
+                        left, right = np.split(part[start : start + n * (r + c)], [n * r])
+                        start += n * (r + c)
                         parameter.gradients.append(LowRank(left.reshape(r, n), right.reshape(n, c)))
 
     def complete(self):

@@ -100,7 +100,7 @@ class ArrayFile:
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             with self._reading():
-                self._zip = zipfile.ZipFile(_BoundedReads(self._file))
+                self._zip = zipfile.ZipFile(BoundedReads(self._file))
             self._members = self._checked_members()
             self.description = self._read_description(kind)
         except BaseException:
@@ -239,7 +239,7 @@ class _TranslateErrors:
             raise self.file._error(f"it is not an .npz file, or is cut or altered ({quoted(error, 200)})") from error
 
 
-class _BoundedReads:
+class BoundedReads:
     """A file of which only some can be read at once: zipfile would read a list of any length that a file claims."""
 
     def __init__(self, file):

@@ -327,7 +327,7 @@ def cache_folder():
         ) from error
 
 
-def path_text(path):
+def path_text(path) -> str:
     """A path as a text; an InputError for something that is not a path."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise InputError(f"a path is a text or a pathlib.Path, got {quoted(path)} ({type(path).__name__})")

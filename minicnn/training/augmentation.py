@@ -154,7 +154,15 @@ class Augmentation(Configured):
         return images, _View(lambda indices: mix(read_label, indices), (len(y), *targets.shape[1:]), targets.dtype)
 
     def draw(self, N: int, epoch: int) -> np.ndarray:
-        """The random numbers of an epoch, float32 (N, 14) from 0 to 1: a row for each image, for `change`."""
+        """The random numbers of an epoch, float32 (N, 14) from 0 to 1: a row for each image, for `change`.
+
+        Args:
+            N: how many images there are.
+            epoch: an integer from 0; each has other numbers.
+
+        Returns:
+            float32 (N, 14).
+        """
         return np.random.default_rng([self.seed, epoch]).random((N, COUNT), dtype=np.float32)
 
     def change(self, x: Array, drawn: Array) -> np.ndarray:
@@ -163,6 +171,9 @@ class Augmentation(Configured):
         Args:
             x: a NumPy array (N, C, H, W), uint8 or floating point.
             drawn: (N, 14), from 0 to 1: 1/2 is the middle of a range that goes from `-value` to `value`.
+
+        Returns:
+            an array of the same shape and dtype; `x` itself where nothing is to be changed.
         """
         if any((*self._shifts(), self.rotate, self.scale, self.shear, self.flip, self.crop)):
             x = sample(x, *self._maps(drawn, x.shape[2:]))

@@ -59,13 +59,27 @@ class Callback(Configured):
         """Before the first batch; also before a resumed run goes on."""
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Before an epoch, counted from 0."""
+        """Before an epoch, counted from 0.
+
+        Args:
+            epoch: an integer from 0.
+        """
 
     def on_batch_end(self, batch: int, loss: Array) -> None:
-        """After a step, counted from 0 in each epoch; the loss is a scalar of the backend."""
+        """After a step, counted from 0 in each epoch; the loss is a scalar of the backend.
+
+        Args:
+            batch: an integer from 0.
+            loss: the mean loss of the batch; `float(loss)` reads it, which makes a GPU wait.
+        """
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch, with its numbers by name: those of the history."""
+        """After an epoch, with its numbers by name: those of the history.
+
+        Args:
+            epoch: an integer from 0.
+            logs: `{"loss": number, "accuracy": number, "val_loss": number, ...}`; a copy, which may be changed.
+        """
 
     def on_test_begin(self) -> None:
         """Before the model is evaluated and kept: before the validation and `on_epoch_end` of an epoch, and before
@@ -85,6 +99,9 @@ class Callback(Configured):
         """Set what `state_dict` returned; called after `on_train_begin` where a run is resumed.
 
         An exception, such as a ValueError where the state cannot be this callback's, refuses the checkpoint.
+
+        Args:
+            state: a dict as `state_dict` returned it; it comes from a file.
         """
         if type(self).restore is not Callback.restore:
             self.restore(state)
@@ -94,7 +111,11 @@ class Callback(Configured):
         return self.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Another name of `load_state_dict`."""
+        """Another name of `load_state_dict`.
+
+        Args:
+            state: as there.
+        """
         self.load_state_dict(state)
 
     def config(self) -> dict[str, Any]:
@@ -125,7 +146,14 @@ class _Monitor(Callback):
         self.best: float | None = None
 
     def improved(self, logs: dict[str, float]) -> bool:
-        """Whether the number is better than the best one so far, which it then becomes."""
+        """Whether the number is better than the best one so far, which it then becomes.
+
+        Args:
+            logs: an epoch's numbers by name.
+
+        Returns:
+            a bool.
+        """
         monitor = self.monitor
         if monitor not in logs:
             raise InputError(
@@ -140,7 +168,12 @@ class _Monitor(Callback):
         return True
 
     def load_best(self, state: dict[str, Any], *counts: str) -> None:
-        """Set the best number, and the integers of these names."""
+        """Set the best number, and the integers of these names.
+
+        Args:
+            state: as from `state_dict`.
+            counts: names of integers in it.
+        """
         best = state["best"]
         if not (best is None or (type(best) in (int, float) and not math.isnan(best))):
             raise ValueError(f"{type(self).__name__}'s best is {best!r:.60}")
@@ -174,6 +207,9 @@ class EarlyStopping(_Monitor):
 
     Source: Prechelt, "Early stopping: but when?", 1998; names and meaning are Keras's.
     """
+
+    stopped_epoch: int | None
+    best_weights: dict[str, Array]
 
     def __init__(
         self,
@@ -481,7 +517,10 @@ class AveragedWeights(Callback):
 
     def __init__(self, decay: float = 0.999):
         self.decay = check_number(decay, "decay", "AveragedWeights", below=1)
-        self.averages, self.t, self.trained, self.items = {}, 0, {}, []
+        self.t = 0
+        self.averages: dict[str, Array] = {}
+        self.trained: dict[str, Array] = {}
+        self.items: list[tuple[str, Any]] = []
 
     def on_train_begin(self) -> None:
         self.t, self.trained, self.averages = 0, {}, {}

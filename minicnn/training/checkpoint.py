@@ -49,7 +49,11 @@ _FORM = {
 
 PLAIN = (str, int, float, bool)
 
-SCHEDULES = {kind.__name__: kind for kind in vars(schedules).values() if dataclasses.is_dataclass(kind)}
+SCHEDULES = {
+    kind.__name__: kind
+    for kind in vars(schedules).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+}
 
 
 #: A number as a format string writes it into a path.

@@ -34,12 +34,23 @@ class History(dict):
         return self
 
     def record(self, measured: dict[str, float]) -> None:
-        """Add one epoch's numbers."""
+        """Add one epoch's numbers.
+
+        Args:
+            measured: `{name: number}`.
+        """
         for name, value in measured.items():
             self.setdefault(name, []).append(value)
 
     def to_csv(self, path: Path | None = None) -> str:
-        """A table with one line an epoch, as text; written to `path` if there is one."""
+        """A table with one line an epoch, as text; written to `path` if there is one.
+
+        Args:
+            path: a file, which is replaced; None to write none.
+
+        Returns:
+            the text.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["epoch", *self])
@@ -47,7 +58,14 @@ class History(dict):
         return _written(text.getvalue(), path)
 
     def to_json(self, path: Path | None = None) -> str:
-        """The dict of lists as JSON text; written to `path` if there is one."""
+        """The dict of lists as JSON text; written to `path` if there is one.
+
+        Args:
+            path: a file, which is replaced; None to write none.
+
+        Returns:
+            the text.
+        """
         return _written(json.dumps(self, indent=1), path)
 
     def _repr_html_(self):

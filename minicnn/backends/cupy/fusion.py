@@ -6,12 +6,13 @@ once with stand-ins for its arguments, notes what it computes, and compiles one 
 
 import re
 import types
+from typing import Any
 
 import numpy as np
 
 from minicnn.backends.cupy.layout import batch_first, batch_last, is_batch_innermost
 
-_kernels = {}  # (array module, code of each formula) -> the kernel
+_kernels: dict[tuple, Any] = {}  # (array module, code of each formula) -> the kernel
 
 
 def fuse_elementwise(xp, formulas, *arguments):

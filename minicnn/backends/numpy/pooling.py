@@ -59,7 +59,8 @@ def _to_largest(image, y, dy, window, dimage):
     OH, OW = y.shape[1:3]
     rows, columns = _taps(window, OH, OW)
     overlaps = [stride < extent for stride, extent in zip(window.stride, window.extent, strict=True)]
-    phases = [np.ascontiguousarray(pixels(image)[:, :, first::SW]) for first in range(SW)]
+    starts = range(min(SW, image.shape[2]))  # a stride may be longer than the rows
+    phases = [np.ascontiguousarray(pixels(image)[:, :, first::SW]) for first in starts]
     phases = [phase.view(image.dtype).reshape(*phase.shape, -1) for phase in phases]
     along = [(column.start % SW, slice(column.start // SW, column.start // SW + OW)) for column in columns]
     largest = _reduce(np.maximum, [phases[phase][:, :, cols] for phase, cols in along])  # (c, HP, OW, N): of each row

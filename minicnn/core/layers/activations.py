@@ -120,6 +120,7 @@ class LeakyReLU(Activation):
 
     @property
     def constants(self) -> tuple[float, ...]:
+        """(negative_slope,): what `value` and `gradient` need besides the arrays."""
         return (self.negative_slope,)
 
     @staticmethod
@@ -159,6 +160,7 @@ class ELU(Activation):
 
     @property
     def constants(self) -> tuple[float, ...]:
+        """(alpha,): what `value` and `gradient` need besides the arrays."""
         return (self.alpha,)
 
     @staticmethod
@@ -288,6 +290,7 @@ class Clip(Activation):
 
     @property
     def constants(self) -> tuple[float, ...]:
+        """(low, high): what `value` and `gradient` need besides the arrays."""
         return (self.low, self.high)
 
     @staticmethod
@@ -355,6 +358,8 @@ class Softmax(Layer):
     The largest score is subtracted first, which does not change the result and keeps exp in range.
     Backward: `dx = y * (dy - sum over j of dy[j] * y[j])`.
 
+    Input and output: (N, K) or (N, K, ...), K classes.
+
     As the last layer of a `Sequential` it is used by `predict` only: training computes the loss from the scores
     (logits) with `SoftmaxCrossEntropy`, where softmax and logarithm together lose no digits.
 
@@ -389,6 +394,8 @@ class LogSoftmax(Layer):
 
     The largest score is subtracted first, so that nothing overflows and small probabilities keep their digits.
     Backward: `dx = dy - exp(y) * (sum over j of dy[j])`.
+
+    Input and output: (N, K) or (N, K, ...), K classes.
 
     Many PyTorch networks end in it. Here it is not needed at the end: `SoftmaxCrossEntropy` computes it from logits. It
     does no harm there either, because the softmax of logarithms of probabilities is these probabilities.

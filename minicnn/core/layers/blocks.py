@@ -22,15 +22,33 @@ class Block(Layer):
     """What residual blocks and branches share: the rows are built and run as a `Sequential` does with its own."""
 
     def rows(self) -> dict[str, list[Layer]]:
-        """`{name: list of layers}`; a row without layers returns its input."""
+        """`{name: list of layers}`; a row without layers returns its input.
+
+        Returns:
+            a dict in the order of the outputs.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a rows method")
 
     def combined_shape(self, shapes: list[Shape]) -> Shape:
-        """The shape of one output, from those of the rows."""
+        """The shape of one output, from those of the rows.
+
+        Args:
+            shapes: one for each row.
+
+        Returns:
+            the shape of one output, without the batch axis.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a combined_shape method")
 
     def combine(self, outputs: list[Array]) -> tuple[Array, Callable[[Array], list[Array]]]:
-        """The outputs of the rows as one, and a function of its gradient to a list of theirs."""
+        """The outputs of the rows as one, and a function of its gradient to a list of theirs.
+
+        Args:
+            outputs: the arrays (N, ...) of the rows, in their order.
+
+        Returns:
+            (y, split): the output, and a function of dy to the list of the gradients of the outputs.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a combine method")
 
     def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
@@ -84,6 +102,13 @@ class Block(Layer):
 
     def checked_row(self, layers: Sequence[Layer], name: str) -> list[Layer]:
         """A layer, or a list of layers, as a new list.
+
+        Args:
+            layers: what was given as a row.
+            name: of the argument, for an error.
+
+        Returns:
+            the layers, as a list of its own.
 
         Raises:
             InputError: something else.

@@ -13,6 +13,8 @@ from minicnn.core.types import Array, Backward, Initializer, Shape
 class Flatten(Layer):
     """Each image as one vector, in the order channel, row, column: (N, C, H, W) to (N, C * H * W).
 
+        y[n, (c * H + h) * W + w] = x[n, c, h, w]
+
     Raises:
         InputError: not an array of floating point numbers.
 

@@ -64,7 +64,14 @@ class LocalResponseNorm(Layer):
         return x * factor, backward
 
     def neighbours(self, x: Array) -> Array:
-        """The sum of the channels around each channel."""
+        """The sum of the channels around each channel.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            an array of the same shape.
+        """
         C, total = x.shape[1], np.zeros_like(x)
         reach = min(self.size // 2, C - 1)
         for offset in range(-reach, reach + 1):

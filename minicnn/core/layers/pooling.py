@@ -41,7 +41,14 @@ class Pooling2D(Layer):
         return self.pool(x)
 
     def pool(self, x: Array) -> tuple[Array, Backward]:
-        """The pooled images, and a function of their gradient to the gradient of x."""
+        """The pooled images, and a function of their gradient to the gradient of x.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            (y, backward): (N, C, OH, OW), and a function of dy to dx.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a pool method")
 
 
@@ -135,7 +142,15 @@ class GlobalPooling2D(Layer):
         return y.reshape(y.shape[:2]), backward
 
     def pool(self, x: Array, window: Window) -> tuple[Array, Backward]:
-        """The pooled images, and a function of their gradient to the gradient of x."""
+        """The pooled images, and a function of their gradient to the gradient of x.
+
+        Args:
+            x: (N, C, H, W).
+            window: a `Window` as large as the image.
+
+        Returns:
+            (y, backward): (N, C, 1, 1), and a function of dy to dx.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a pool method")
 
 

@@ -11,10 +11,16 @@ view. `script` puts them together.
 import base64
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from minicnn.core.sequential import Sequential
+from minicnn.core.types import Array, Path
 from minicnn.inspect.explain.collect import collect
+from minicnn.inspect.explain.experiment import Experiment
+from minicnn.inspect.explain.live import LiveServer
 from minicnn.markup import Markup, fill, script_data
 from minicnn.storage.files import atomic_write
 
@@ -23,6 +29,9 @@ _PAGE = pathlib.Path(__file__).parent / "page"
 
 class Explanation:
     """What `explain` returns: a page that can be saved; a notebook displays it.
+
+    Args:
+        data: as `collect.collect` makes it.
 
     Attributes:
         data: everything that the page shows, as plain values and NumPy arrays.
@@ -33,20 +42,18 @@ class Explanation:
     (10,)
     """
 
-    def __init__(self, data):
+    def __init__(self, data: dict[str, Any]):
         self.data = data
 
-    def html(self):
+    def html(self) -> str:
         """The page as a text."""
-        return fill(
-            Markup(_read("page.html")),
-            css=Markup(_read("page.css")),
-            data=script_data(self.data, default=_pack),
-            script=Markup(script()),
-        )
+        return _page(self.data)
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Write the page to a file, atomically.
+
+        Args:
+            path: the file, which is replaced.
 
         Raises:
             FileError: the file cannot be written.
@@ -59,7 +66,16 @@ class Explanation:
         return fill(frame, page=str(self.html()))
 
 
-def explain(model, image, label=None, names=None, training=False, invert=False, *, examples=None):
+def explain(
+    model: Sequential,
+    image: Array,
+    label: int | None = None,
+    names: Sequence[str] | None = None,
+    training: bool = False,
+    invert: bool = False,
+    *,
+    examples: tuple[Array, Array] | None = None,
+) -> Explanation:
     """A page that shows one image in a network: every number of its forward and its backward pass.
 
     The model is left as it was: no gradients stay, and states such as Dropout's step are restored.
@@ -93,6 +109,29 @@ def explain(model, image, label=None, names=None, training=False, invert=False, 
     return Explanation(collect(model, image, label, names, training, invert, examples))
 
 
+def live_server(model, image, label=None, *, training=False, invert=False, epochs=None, load=None, port=0):
+    """A server on this machine for a page that changes the network and the image, and shows what follows.
+
+    Args:
+        model, image, label, training, invert: as for `explain`. The model is left as it is: a copy is changed.
+        epochs: `{epoch: path}` of the networks of a run, as `experiment.kept_epochs` finds them.
+        load: a function that reads a network from a path; needed for `epochs`.
+        port: 0 for any free one.
+
+    Returns:
+        a `LiveServer`: its `run()` prints the page's address, with a token, and answers until Ctrl-C.
+
+    Raises:
+        InputError, FileError: as for `explain`; the port is not free.
+
+    >>> import minicnn as mc, numpy as np
+    >>> with live_server(mc.networks.logistic_regression(), np.zeros((28, 28), "uint8")) as server:
+    ...     server.address.startswith("http://127.0.0.1:")
+    True
+    """
+    return LiveServer(Experiment(model, image, label, None, training, invert, epochs, load), _page, _pack, port)
+
+
 def script():
     """The page's modules as one script: each after those that it imports, and each in a function of its own.
 
@@ -121,6 +160,15 @@ def _as_function(text):
     names = ", ".join(re.findall(r"^export (?:async )?(?:const|let|function) ([\w$]+)", text, re.MULTILINE))
     body = re.sub(r"^import [^;]*;\n|^export (?=\w)", "", text, flags=re.MULTILINE)
     return f"const {{ {names} }} = (() => {{\n{body}\nreturn {{ {names} }};\n}})();"
+
+
+def _page(data):
+    return fill(
+        Markup(_read("page.html")),
+        css=Markup(_read("page.css")),
+        data=script_data(data, default=_pack),
+        script=Markup(script()),
+    )
 
 
 def _read(name):

@@ -43,8 +43,11 @@ NUMERICAL_SECONDS = 6.0  # for all numerical gradients of a page, at most
 DRAWN_LAYERS = {Conv2D, MaxPool2D, AvgPool2D, GlobalAvgPool2D, Dense, Flatten, ReLU, Tanh, Sigmoid, Dropout}
 
 
-def collect(model, image, label=None, names=None, training=False, invert=False, examples=None):
-    """The page's data; the arguments are those of `minicnn.explain`."""
+def collect(model, image, label=None, names=None, training=False, invert=False, examples=None, complete=True):
+    """The page's data; the arguments are those of `minicnn.explain`.
+
+    `complete` is whether there are also numerical gradients and what excites the filters, which take seconds.
+    """
     x = one_image(model, image, invert=invert)
     check_label(model, None)
     names = class_names(model.shapes[-1][0], names, model)
@@ -62,7 +65,7 @@ def collect(model, image, label=None, names=None, training=False, invert=False, 
                 "explain needs a network whose outputs are finite numbers: this one returns NaN or infinity"
             )
         pass_back(steps, dlogits)
-        layers = describe_all(steps, training)
+        layers = describe_all(steps, training, NUMERICAL_SECONDS if complete else 0)
         data = {
             "layers": layers,
             "input": array(x),
@@ -76,22 +79,23 @@ def collect(model, image, label=None, names=None, training=False, invert=False, 
             "training": training,
             "parameters": count_parameters(model),
         }
-        _add_excitation(data, steps, to_numpy(x))
+        if complete:
+            _add_excitation(data, steps, to_numpy(x))
         if examples is not None:
             _add_examples(data, model, steps, examples)
     return data
 
 
-def describe_all(steps, training):
+def describe_all(steps, training, seconds):
     """The layers as a flat list of dicts, those inside a block after it.
 
     Each has `depth`, how many blocks it is in, and `reads`, the index of the layer whose output it reads: -1 for the
-    image. A block has `rows`, the indices of its layers.
+    image. A block has `rows`, the indices of its layers. `seconds` is for all numerical gradients, at most.
     """
     order = {id(step): index for index, step in enumerate(flat(steps))}
     top_level = {id(step) for step in steps}
     convolutions = sum(view_of(step.layer) == "convolution" for step in flat(steps))
-    seconds = NUMERICAL_SECONDS / max(1, 2 * convolutions)  # each has two arrays
+    seconds /= max(1, 2 * convolutions)  # each has two arrays
     described = []
     for step in flat(steps):
         about = describe(step, training, seconds)

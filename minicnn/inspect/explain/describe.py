@@ -14,6 +14,7 @@ from minicnn.core.layers import (
     BatchNorm,
     Branches,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     Dropout,
     Flatten,
@@ -23,6 +24,7 @@ from minicnn.core.layers import (
     LayerNorm,
     MaxPool2D,
     Residual,
+    UpSampling2D,
 )
 from minicnn.inspect.explain.numerical import numerical_gradients
 
@@ -48,6 +50,8 @@ VIEWS = {
     GroupNorm: "normalization",
     Residual: "block",
     Branches: "block",
+    UpSampling2D: "upsampling",
+    Conv2DTranspose: "upsampling",
 }
 
 #: Which numbers share a mean and a variance.
@@ -62,7 +66,7 @@ SHARING = {
 def view_of(layer):
     """The name of the page's view; a layer with a `forward` of its own has the generic view, whatever its class.
 
-    >>> view_of(Conv2D(1, 3)), view_of(LAYERS["UpSampling2D"]())
+    >>> view_of(Conv2D(1, 3)), view_of(LAYERS["ZeroPad2D"]())
     ('convolution', 'generic')
     """
     for kind, view in VIEWS.items():
@@ -87,7 +91,7 @@ def describe(step, training, seconds):
         "text": repr(layer),
         "shape": list(step.y.shape[1:]),
         "from": list(x.shape[1:]),
-        "frozen": view in ("convolution", "dense") and not layer.weight.trainable,
+        "frozen": hasattr(layer, "weight") and not layer.weight.trainable,
         "y": array(step.y),
         "dy": array(dy),
         "dx": array(step.dx),
@@ -96,6 +100,8 @@ def describe(step, training, seconds):
         about |= _convolution(layer, x, dy, seconds) | _window(layer.window, x, step.y.shape[2:])
     elif view == "dense":
         about |= _dense(layer, array(x).ravel(), about["dy"], about["dx"].ravel())
+    elif view == "upsampling":
+        about |= _upsampling(layer, step.y.shape[2:])
     elif view == "flatten":
         about["sizes"] = [f"{'·'.join(map(str, x.shape[1:]))} = {math.prod(x.shape[1:]):,} numbers"]
     elif view == "pooling":
@@ -165,6 +171,24 @@ def _convolution(layer, x, dy, seconds):
         "numWeight": weights,
         "numInput": inputs,
     }
+    if layer.bias is not None:
+        about |= {"bias": to_numpy(layer.bias.value), "dbias": _gradient(layer.bias)}
+    return about
+
+
+def _upsampling(layer, size):
+    """The window of the convolution whose backward pass the layer computes, on images of the output's size; kernels."""
+    window = layer.window
+    numbers = {
+        "kernel": list(window.kernel_size),
+        "stride": list(window.stride),
+        "pads": [list(pad) for pad in window.pads(*size)],
+        "dilation": list(window.dilation),
+    }
+    about = {"window": numbers}
+    if not hasattr(layer, "weight"):
+        return about
+    about |= {"groups": layer.groups, "weight": to_numpy(layer.weight.value), "dweight": _gradient(layer.weight)}
     if layer.bias is not None:
         about |= {"bias": to_numpy(layer.bias.value), "dbias": _gradient(layer.bias)}
     return about

@@ -1,5 +1,5 @@
 /* Convolution, backward: the gradient of a weight, and the gradient of a pixel (col2im). */
-import { at, largest, plane } from "./data.js";
+import { at, data, largest, plane } from "./data.js";
 import { answer, box, count, equation, heading, make, note, row, split, text } from "./elements.js";
 import { word } from "./glossary.js";
 import { channels, map } from "./maps.js";
@@ -175,6 +175,8 @@ function pixelGradient(layer, p, set, ofPixel) {
 }
 
 function numericalGradient(value) {
+  if (Number.isNaN(value) && data.live && !data.live.complete)
+    return note`No numerical gradient yet: "compute all" in the panel of changes computes it.`;
   return Number.isNaN(value)
     ? note`No numerical gradient: this layer is large, and only some were computed.`
     : text`numerical gradient: ${number(value)} (a [[finite difference]])`;

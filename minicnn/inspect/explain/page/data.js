@@ -2,14 +2,25 @@
 
    An array is a typed array with its shape: at(y, f, r, s) reads one number of it. */
 
-export const data = JSON.parse(document.getElementById("data").textContent, (_, value) => {
-  if (!value || typeof value !== "object" || !(value.f32 || value.u8)) return value;
-  const bytes = Uint8Array.from(atob(value.f32 ?? value.u8), (letter) => letter.charCodeAt(0));
-  return withShape(value.u8 ? bytes : new Float32Array(bytes.buffer), value.shape);
-});
+function parsed(text) {
+  const found = JSON.parse(text, (_, value) => {
+    if (!value || typeof value !== "object" || !(value.f32 || value.u8)) return value;
+    const bytes = Uint8Array.from(atob(value.f32 ?? value.u8), (letter) => letter.charCodeAt(0));
+    return withShape(value.u8 ? bytes : new Float32Array(bytes.buffer), value.shape);
+  });
+  for (const layer of found.layers) layer.x = layer.reads < 0 ? found.input : found.layers[layer.reads].y;
+  return found;
+}
 
+export const data = parsed(document.getElementById("data").textContent);
 export const layers = data.layers;
-for (const layer of layers) layer.x = layer.reads < 0 ? data.input : layers[layer.reads].y;
+
+/* Other numbers of the same layers, of the live page. */
+export function replaceData(text) {
+  const found = parsed(text);
+  layers.splice(0, layers.length, ...found.layers);
+  Object.assign(data, found, { layers });
+}
 
 export const END = layers.length; // the index of softmax and loss, after the layers
 export const LAST = layers.findLastIndex((layer) => layer.depth === 0); // the layer whose outputs are the logits

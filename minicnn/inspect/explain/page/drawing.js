@@ -8,8 +8,20 @@ import { pixel, taps } from "./sliding.js";
 import { firstChannel } from "./selection.js";
 import { curves } from "./elementwise.js";
 
-/* library: what was there before. redraw: what draws the page again. */
-export const drawing = { active: false, pixels: null, library: null, waiting: false, redraw: null };
+/* library: what was there before. redraw: what draws the page again. On the live page the library computes what is
+   drawn: send asks it to, and restore returns to the image. */
+export const drawing = {
+  active: false,
+  pixels: null,
+  library: null,
+  waiting: false,
+  redraw: null,
+  send: null,
+  restore: null,
+};
+
+/* Whether the page shows numbers that it computed itself. */
+export const computedHere = () => drawing.active && !drawing.send;
 
 const zeros = (shape) => withShape(new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
 
@@ -109,8 +121,11 @@ function draw(row, column) {
 
 function showDrawing() {
   drawing.waiting = false;
-  compute();
-  drawing.redraw();
+  if (drawing.send) drawing.send();
+  else {
+    compute();
+    drawing.redraw();
+  }
   const [, H, W] = data.input.shape;
   if ($("board"))
     paint(
@@ -123,19 +138,22 @@ function showDrawing() {
 }
 
 export function beginDrawing() {
+  drawing.active = true;
+  if (drawing.send) return clearDrawing();
   const kept = ({ input, logits, probabilities }) => ({ input, logits, probabilities });
   drawing.library = { data: kept(data), layers: layers.map(({ x, y }) => ({ x, y })) };
-  drawing.active = true;
-  clearDrawing();
+  return clearDrawing();
 }
 
 export function clearDrawing() {
   drawing.pixels = new Float32Array(data.input.length);
-  compute();
+  if (drawing.send) drawing.send();
+  else compute();
 }
 
 export function endDrawing() {
   drawing.active = false;
+  if (drawing.restore) return void drawing.restore();
   Object.assign(data, drawing.library.data);
   layers.forEach((layer, i) => Object.assign(layer, drawing.library.layers[i]));
 }

@@ -1,5 +1,14 @@
 // npx eslint@9 -c minicnn/inspect/explain/page/eslint.config.mjs minicnn/inspect/explain/page
-const browser = ["document", "matchMedia", "requestAnimationFrame", "atob", "innerHeight", "innerWidth"];
+const browser = [
+  "document",
+  "matchMedia",
+  "requestAnimationFrame",
+  "atob",
+  "innerHeight",
+  "innerWidth",
+  "fetch",
+  "setTimeout",
+];
 
 export default [
   {

@@ -14,7 +14,9 @@ import { normalization } from "./normalization.js";
 import { block } from "./block.js";
 import { loss } from "./loss.js";
 import { generic } from "./generic.js";
-import { beginDrawing, board, clearDrawing, drawing, endDrawing } from "./drawing.js";
+import { upsampling } from "./upsampling.js";
+import { beginDrawing, board, clearDrawing, computedHere, drawing, endDrawing } from "./drawing.js";
+import { panel, startLive } from "./live.js";
 
 /* The view of each kind of layer: (layer, index, selection p, set, backward) to a list of elements. */
 const views = {
@@ -25,6 +27,7 @@ const views = {
   elementwise,
   normalization,
   block,
+  upsampling,
   generic,
 };
 
@@ -43,7 +46,7 @@ export function show(focus = null) {
   );
   const elements =
     state.layer === END
-      ? loss(drawing.active, state.backward)
+      ? loss(computedHere(), state.backward)
       : views[layer.view](layer, state.layer, p, set, state.backward, openLayer);
   const pointed = [...detail.querySelectorAll(".scrolls[id]:hover")].map((e) => e.id);
   detail.replaceChildren(title(layer), ...elements.filter(Boolean));
@@ -53,6 +56,7 @@ export function show(focus = null) {
   }
   detail.setAttribute("aria-labelledby", `layer-${state.layer}`);
   announce([...detail.querySelectorAll(".equation")].map((element) => element.textContent).join("; "));
+  if (data.live) panel(layer, p);
   if (focus) $(focus)?.focus({ preventScroll: true });
   else if (before >= 0) movable(detail)[clamp(before, movable(detail).length)]?.focus({ preventScroll: true });
 }
@@ -177,12 +181,12 @@ function directions() {
     "switch",
   );
   [control.children[0].id, control.children[1].id] = ["forward", "backward"];
-  control.children[1].disabled = drawing.active;
+  control.children[1].disabled = computedHere();
   $("directions").replaceChildren(control);
 }
 
 function turn(backward, focus = null) {
-  if (backward && drawing.active) return;
+  if (backward && computedHere()) return;
   const tab = $("strip").contains(document.activeElement);
   state.backward = backward;
   held.id = null;
@@ -212,7 +216,7 @@ function picture() {
   };
   const begin = () => {
     beginDrawing();
-    state.backward = false;
+    if (computedHere()) state.backward = false;
     redraw("board");
   };
   const buttons = drawing.active
@@ -229,12 +233,12 @@ function picture() {
 function verdict() {
   const best = data.probabilities.indexOf(Math.max(...data.probabilities));
   const right = best === data.label ? ", which is right" : `; the right class is ${data.names[data.label]}`;
-  const source = drawing.active
+  const source = computedHere()
     ? "This page itself computes the forward pass of your drawing, so the last digits can differ from the library's. For the backward pass, return to the image."
     : "Every number was computed by the library; point at one to see all its digits.";
   const size = `${count(layers.filter((layer) => layer.depth === 0).length, "layer")} and ${count(data.parameters, "learned number")}`;
   $("verdict").replaceChildren(
-    make("h1", {}, `This network predicts ${data.names[best]}${drawing.active || !data.given ? "" : right}`),
+    make("h1", {}, `This network predicts ${data.names[best]}${computedHere() || !data.given ? "" : right}`),
     make("p", {}, `with a probability of ${(100 * data.probabilities[best]).toFixed(1)} %. It has ${size}. ${source}`),
   );
 }
@@ -245,6 +249,14 @@ function legend() {
   $("legend").replaceChildren("negative", ramp, "positive");
 }
 
+function redrawAll() {
+  if (drawing.active)
+    verdict(); // and not the board, on which somebody is drawing
+  else picture();
+  strip();
+  show();
+}
+
 function start() {
   drawing.redraw = () => {
     verdict();
@@ -252,11 +264,12 @@ function start() {
     show();
   };
   const keys = (event) => {
-    const isTyped = event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey;
+    const isTyped = event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey;
     const direction = { f: false, b: true }[event.key.toLowerCase()];
     if (!isTyped && direction !== undefined) turn(direction);
   };
   for (const id of ["strip", "detail", "directions"]) $(id).addEventListener("keydown", keys);
+  if (data.live) startLive(redrawAll);
   onSchemeChange(() => {
     legend();
     picture();

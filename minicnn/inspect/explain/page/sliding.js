@@ -55,7 +55,20 @@ function trace(index, bounds) {
     return ends.includes(null) ? null : union(ends);
   }
   if (layer.view === "generic" || layer.shape.length !== 3 || layer.mixes) return null;
+  if (layer.view === "upsampling") return trace(layer.reads, addingTo(layer, bounds));
   return trace(layer.reads, layer.window ? seenBy(layer, bounds) : bounds);
+}
+
+/* The pixels of the input of an upsampling layer that add to some of its outputs. */
+function addingTo(layer, bounds) {
+  const { kernel, stride, pads, dilation } = layer.window;
+  return bounds.map((end, i) => {
+    const axis = i % 2;
+    const last = end + pads[axis][0];
+    const position =
+      i < 2 ? Math.ceil((last - dilation[axis] * (kernel[axis] - 1)) / stride[axis]) : last / stride[axis];
+    return clamp(Math.floor(position), layer.x.shape[axis + 1]);
+  });
 }
 
 function seenBy(layer, [top, left, bottom, right]) {
