@@ -895,13 +895,13 @@ def test_the_terms_of_upsampling_layers_add_up(browser, tmp_path, rng):
                 place = {"c": c, "h": r, "w": s} if backward else {"f": c, "r": r, "s": s}
                 shown = "{'terms': 999, 'pixel-terms': 999, 'weight-terms': 999}"
                 page.page.evaluate(f"Object.assign(selection(layers[{number}]), {place}, {{shown: {shown}}}); show()")
-                c, r, s = page.state(
-                    number, *("chw" if backward else "frs")
-                )  # a channel of the selected filter's group
+                c, r, s = page.state(number, *("chw" if backward else "frs"))  # a channel of the filter's group
                 exact(page.result(0), array[c, r, s])
                 _, terms, rest = page.terms("pixel-terms" if backward else "terms")
                 np.testing.assert_allclose(sum(terms) + rest.get("bias", 0), array[c, r, s], rtol=1e-4, atol=1e-6)
                 assert "others" not in rest
+                lit = "[aria-selected='true']"
+                assert backward or page.page.locator(f"#terms {lit}").count() == min(1, len(terms))
             if backward and number > 1:
                 c, f, *tap = map(int, re.findall(r"\d+", page.page.locator(".equation").nth(1).inner_text())[:4])
                 exact(page.result(1), about["dweight"][c, f, tap[0], tap[1]])

@@ -23,6 +23,7 @@ from minicnn.storage.files import open_file, path_text, reading
 
 SIZE_LIMIT = 2**31  # bytes; the format ends there
 NODE_LIMIT = 10_000
+_SMALL_GRAPH = 10  # nodes of a graph inside a node
 OLDEST_OPSET = 7  # since then arrays of different shapes are broadcast as in NumPy
 _SMALL = 2**16  # numbers that the arithmetic of shapes may make, beside those of the file
 
@@ -41,7 +42,7 @@ class Node:
         name: as in the file, or the name of its first output.
         operator: such as "Conv"; with its domain in front where that is not ONNX's own.
         inputs, outputs: names of arrays; an input that is left out is "".
-        attributes: by name: numbers, texts, lists of them, arrays, or, of a graph inside the node, its Nodes.
+        attributes: by name: numbers, texts, lists of them, arrays, or, of a small graph inside the node, its Nodes.
         opset: the version of the operators.
     """
 
@@ -180,7 +181,8 @@ def _node(onnx, node, opset, external):
 def _attribute(onnx, entry, opset, external):
     kinds = onnx.AttributeProto
     if entry.type == kinds.GRAPH:
-        return [_node(onnx, node, opset, external) for node in entry.g.node]
+        small = entry.g.node if len(entry.g.node) <= _SMALL_GRAPH else ()  # whoever needs a large one is refused anyway
+        return [_node(onnx, node, opset, external) for node in small]
     if entry.type == kinds.TENSOR:
         return _array(onnx, entry.t, external)
     if entry.type == kinds.STRING:

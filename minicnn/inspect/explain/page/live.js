@@ -39,7 +39,7 @@ export function startLive(redraw) {
 async function send(change) {
   if (live.busy) return false;
   live.busy = true;
-  live.error = true;
+  let failed = true;
   $("live").setAttribute("aria-busy", "true");
   try {
     const headers = { "Content-Type": "application/json" };
@@ -49,16 +49,18 @@ async function send(change) {
       const before = layers.map(geometry);
       replaceData(text);
       layers.forEach((layer, i) => geometry(layer) !== before[i] && state.selections.delete(layer.name));
-      [live.message, live.error] = [data.live.message, false];
+      live.message = data.live.message;
+      failed = false;
     } else live.message = JSON.parse(text).error;
   } catch {
     live.message = "The program that serves this page does not answer. If it has ended, start it again.";
   }
   live.busy = false;
+  live.error = failed;
   live.version++;
   $("live").removeAttribute("aria-busy");
   live.redraw();
-  return !live.error;
+  return !failed;
 }
 
 /* A selection is kept where the layer has the same shapes as before. */

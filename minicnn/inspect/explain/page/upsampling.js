@@ -42,6 +42,11 @@ const weightAt = (layer, c, f, tap) => at(layer.weight, c, f % layer.weight.shap
 export function upsampling(layer, index, p, set, backward) {
   p.c = clamp(p.c, layer.x.shape[0]);
   if (!connected(layer, p.f, false).includes(p.c)) p.c = connected(layer, p.f, false)[0];
+  [p.h, p.w] = [clamp(p.h, layer.x.shape[1]), clamp(p.w, layer.x.shape[2])];
+  const ofOutput = sources(layer, p.r, p.s);
+  const isSource = ({ h, w, tap }) => h === p.h && w === p.w && tap.join() === p.tap.join();
+  if (backward) [p.r, p.s] = target(layer, p.h, p.w, p.tap) ?? [p.r, p.s];
+  else if (!ofOutput.some(isSource)) Object.assign(p, first(layer, p.r, p.s));
   return backward ? upsamplingBackward(layer, p, set) : upsamplingForward(layer, p, set);
 }
 
@@ -109,7 +114,7 @@ function inputMap(layer, p, set, array, title, id) {
     map(`${title}, channel ${p.c}`, H, W, plane(array, p.c), {
       id,
       scale: largest(array),
-      selected: [clamp(p.h, H), clamp(p.w, W)],
+      selected: [p.h, p.w],
       move: (h, w, focus) => set({ h, w }, focus),
     }),
     C > 1 ? channels("channels", "input channel", array, p.c, (c, focus) => set(withInput(layer, p, c), focus)) : null,
@@ -122,8 +127,7 @@ const withInput = (layer, p, c) => {
 
 function upsamplingBackward(layer, p, set) {
   const [F, OH, OW] = layer.y.shape;
-  const [, H, W] = layer.x.shape;
-  const [h, w] = [clamp(p.h, H), clamp(p.w, W)];
+  const { h, w } = p;
   const name = `dx[${[p.c, h, w].join(", ")}]`;
   const terms = connected(layer, p.c, true).flatMap((f) =>
     taps(layer)
@@ -149,7 +153,7 @@ function upsamplingBackward(layer, p, set) {
             id: "dy",
             scale: largest(layer.dy),
             selected: [p.r, p.s],
-            move: (r, s, focus) => set({ r, s }, focus),
+            move: (r, s, focus) => set({ r, s, ...first(layer, r, s) }, focus),
           }),
           F > 1 ? channels("filters", "channel", layer.dy, p.f, (f, focus) => set({ f }, focus)) : null,
         ),
