@@ -10,7 +10,7 @@ from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_la
 from minicnn.backends.numpy.threads import chunk_slices, parallel_map, per_core_slices
 
 BLOCK = 2**18  # bytes of the channels that are computed at a time
-PARALLEL_SIZE = 2**17  # numbers from which it pays to divide them among the cores
+PARALLEL_SIZE = 2**19  # numbers from which it pays to divide them among the cores
 
 
 def normalize_channels(x, scale, shift, epsilon):
