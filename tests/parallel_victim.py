@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
 import numpy as np
 from mpi4py import MPI
@@ -28,6 +29,7 @@ VALIDATED = 1200  # three batches of a validation, so that each rank has one
 def happen(kind):
     """What happens to the rank."""
     print("it happens", flush=True)
+    time.sleep(0.3)  # until mpiexec has passed it on
     if kind == "exception":
         raise RuntimeError(CAUSE)
     if kind == "exit":

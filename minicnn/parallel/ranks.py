@@ -304,6 +304,7 @@ class Ranks:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
+        time.sleep(PAUSE / 2)  # what was printed has to reach mpiexec, which ends its own processes at once, too
         self.communicator.Abort(code)
         os._exit(code)  # an MPI may return from Abort, and Python would report the error once more
 
