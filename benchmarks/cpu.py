@@ -112,7 +112,10 @@ def main(arguments=None):
         results["growth"] = growth.measure(chosen.threads, chosen.quick, say)
         name = "cpu-growth"
     else:
-        results["cases"] = [compare(net, batch, chosen, results) for net, batch in cases(chosen)]
+        results["cases"] = []
+        for net, batch in cases(chosen):
+            results["cases"].append(compare(net, batch, chosen, results))
+            (chosen.out / "benchmark-cpu.json").write_text(json.dumps(results, indent=1))  # a run that is cut keeps it
         if "lenet5" in chosen.nets:
             results["fit_overhead"] = fit_overhead(chosen)
         say("import minicnn compared with import numpy")

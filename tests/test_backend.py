@@ -814,11 +814,11 @@ def test_cupy_makes_one_kernel_of_a_fused_function(monkeypatch):
         operations._left_bias = y, array(shape=(3,))
         return elementwise(layer.value, y)
 
-    normalization = mc.core.layers.normalization
-    for formula in (normalization._squared_distance, normalization._scale_and_shift, mc.core.layers.blocks._add):
+    core, kept, blocks = mc.core.operations, mc.core.layers.normalization, mc.core.layers.blocks
+    for formula in (core._squared_distance, core._scale_and_shift, kept._line, kept._times_normalized, blocks._add):
         arguments = [array() for _ in range(formula.__code__.co_argcount)]
         calls.append((formula.__name__, functools.partial(elementwise, formula, *arguments)))
-    through = normalization._through_mean_and_variance
+    through = core._through_mean_and_variance
     means = [array(shape=(1, 3)) for _ in range(3)]
     calls.append((through.__name__, functools.partial(elementwise, through, array(), array(), *means)))
     for layer in (mc.LeakyReLU(), mc.ELU(), mc.GELU(), mc.SiLU(), mc.Hardswish()):
