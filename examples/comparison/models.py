@@ -82,7 +82,7 @@ def size(name):
     """
     shape, parameters, multiply_adds = INPUT_SHAPE, 0, 0
     for layer in MODELS[name].network(input_shape=None).layers:
-        if isinstance(layer, mc.Residual):  # the layers inside are known once it is built
+        if layer.layers_inside():  # their shapes are known once it is built
             layer.build(shape)
             parameters += sum(parameter.value.size for parameter in layer.parameters().values())
         else:
