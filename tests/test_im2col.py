@@ -54,7 +54,14 @@ def test_same_gives_a_place_for_every_stride_and_the_odd_pixel_after():
                     assert after - before in (0, 1)
 
 
-WINDOWS = [Window(3, 1, 1), Window((2, 3), (2, 1)), Window(3, 2, 1), Window((3, 2), 1, (2, 1), (2, 3)), Window(1, 3)]
+WINDOWS = [
+    Window(3, 1, 1),
+    Window((2, 3), (2, 1)),
+    Window(3, 2, 1),
+    Window((3, 2), 1, (2, 1), (2, 3)),
+    Window(1, 3),
+    Window((3, 1), 1, ((0, 2), (0, 1))),
+]
 
 
 @pytest.mark.parametrize("budget", [2000, 4500, 10_000, 2**20])
@@ -63,11 +70,12 @@ def test_tiles_cover_the_output_once_and_keep_the_budget(window, budget, rng, mo
     monkeypatch.setattr(mc.im2col, "BUDGET", budget)
     monkeypatch.setenv("MINICNN_THREADS", "2")
     x = rng.normal(size=(2, 3, 7, 9))
-    image = pad(x, window.pads(7, 9)).transpose(1, 2, 3, 0)[None]
+    image = x.transpose(1, 2, 3, 0)[None]
     seen = np.zeros(window.output_shape(7, 9), int)
     for rows, cols in tiles(x.shape, window, 5, x.dtype.itemsize):
         seen[rows, cols] += 1
-        assert 4 * tile_columns(image, window, rows, cols).nbytes <= budget  # two of them on each of two cores
+        columns = tile_columns(image, window, window.pads(7, 9), rows, cols)
+        assert 4 * columns.nbytes <= budget  # two of them on each of two cores
     assert (seen == 1).all()
 
 
@@ -79,20 +87,22 @@ def test_the_columns_of_a_tile_are_those_of_im2col(window, groups, rng):
     (KH, KW), (OH, OW) = window.kernel_size, window.output_shape(7, 9)
     expected = mc.im2col.im2col(x, KH if KH == KW else (KH, KW), window.stride, window.padding, window.dilation)
     expected = expected.reshape(groups, 3 // groups, KH, KW, OH, OW, 2)
-    image = pad(x, window.pads(7, 9)).transpose(1, 2, 3, 0)
-    image = image.reshape(groups, -1, *image.shape[1:])
+    image, padded = (
+        array.transpose(1, 2, 3, 0).reshape(groups, 3 // groups, *array.shape[2:], 2)
+        for array in (x, pad(x, window.pads(7, 9)))
+    )
     for rows, cols in ((slice(0, OH), slice(0, OW)), (slice(OH - 2, OH), slice(1, OW - 1))):
-        columns = tile_columns(image, window, rows, cols)
+        columns = tile_columns(image, window, window.pads(7, 9), rows, cols)
         part = expected[..., rows, cols, :].transpose(0, 4, 2, 1, 3, 5, 6)  # (G, rows, KH, C/G, KW, cols, N)
         np.testing.assert_array_equal(columns, part.reshape(columns.shape))
-        votes, back = rng.normal(size=columns.shape), np.zeros(image.shape)
+        votes, back = rng.normal(size=columns.shape), np.zeros(padded.shape)
         add_tile_columns(votes, back, window, rows, cols)
-        assert np.isclose((columns * votes).sum(), (image * back).sum())
+        assert np.isclose((columns * votes).sum(), (padded * back).sum())
 
 
 def test_neighbouring_rows_share_their_columns_memory(rng):
     image = rng.normal(size=(1, 3, 7, 9, 2))
-    columns = tile_columns(image, Window(3), slice(0, 5), slice(0, 7))
+    columns = tile_columns(image, Window(3), ((0, 0), (0, 0)), slice(0, 5), slice(0, 7))
     assert np.shares_memory(columns[:, 0], columns[:, 1])
 
 

@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import parallel_cases
@@ -20,6 +21,7 @@ import pytest
 from parallel_cases import BATCH, EPOCHS, N, data, kept, network, rich, sgd, train
 
 import minicnn as mc
+from minicnn.backends.numpy.threads import Meeting, parallel_map
 from minicnn.parallel import Ranks, choose, world
 from minicnn.parallel.ranks import edges
 
@@ -275,29 +277,15 @@ def joint(layer, pieces, N, W):
 
 
 def joint_norm(layer, pieces):
-    """Mean and variance over all pieces; with the docstring's letters."""
-    axes, n = (0, 2, 3), sum(piece.size for piece in pieces) // len(layer.scale.value)
+    """Each piece in a thread of its own; they exchange their sums as the ranks do."""
 
-    def mean(arrays):
-        return add_up([array.sum(axis=axes, keepdims=True) for array in arrays]) / np.float32(n)
+    def together(function, arguments):
+        with mock.patch.dict(os.environ, MINICNN_THREADS=str(len(pieces))):
+            return parallel_map(function, arguments, Meeting(len(pieces)))
 
-    scale, shift = (parameter.value.reshape(1, -1, 1, 1) for parameter in (layer.scale, layer.shift))
-    average = mean(pieces)
-    variance = mean([np.square(x - average) for x in pieces])
-    factor = 1 / np.sqrt(variance + layer.epsilon)
-    normalized = [(x - average) * factor for x in pieces]
-    for running, batch in ((layer.running_mean, average), (layer.running_variance, variance * (n / (n - 1)))):
-        running.value = running.value * layer.momentum + batch.reshape(-1) * (1 - layer.momentum)
-
-    def backward(dys):
-        for dy, x in zip(dys, normalized, strict=True):
-            layer.scale.add_gradient((dy * x).sum(axis=axes))
-            layer.shift.add_gradient(dy.sum(axis=axes))
-        dnormalized = [dy * scale for dy in dys]
-        mean1, mean2 = mean(dnormalized), mean([d * x for d, x in zip(dnormalized, normalized, strict=True)])
-        return [(d - mean1 - x * mean2) * factor for d, x in zip(dnormalized, normalized, strict=True)]
-
-    return [x * scale + shift for x in normalized], backward
+    passes = together(lambda piece: layer.forward(piece, training=True), pieces)
+    outputs, backwards = zip(*passes, strict=True)
+    return outputs, lambda dys: together(lambda item: item[0](item[1]), zip(backwards, dys, strict=True))
 
 
 def joint_dropout(layer, pieces, N):

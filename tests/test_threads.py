@@ -11,8 +11,10 @@ import pytest
 import minicnn as mc
 from minicnn.backends.numpy import threads
 from minicnn.backends.numpy.threads import (
+    Meeting,
     chunk_slices,
     current_chunk,
+    exchange,
     parallel_map,
     single_threaded_blas,
     thread_count,
@@ -96,6 +98,76 @@ def test_parallel_inside_parallel_is_a_loop():
     assert parallel_map(lambda n: parallel_map(lambda m: n * m, range(3)), range(4)) == [
         [n * m for m in range(3)] for n in range(4)
     ]
+
+
+def test_chunks_exchange_values_in_their_order_as_often_as_they_like(monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "4")
+
+    def work(number):
+        return exchange(number), exchange(10 * number), sum(exchange(1))
+
+    assert parallel_map(work, range(4), Meeting(4)) == [([0, 1, 2, 3], [0, 10, 20, 30], 4)] * 4
+    assert exchange("alone") == ["alone"]
+    assert parallel_map(exchange, [1, 2]) == [[1], [2]]  # without a meeting
+
+
+@pytest.mark.parametrize("fails", [0, 2])
+def test_nobody_waits_for_a_chunk_that_failed(monkeypatch, fails):
+    monkeypatch.setenv("MINICNN_THREADS", "3")
+
+    def work(number):
+        exchange(number)
+        if number == fails:
+            raise mc.InputError("no more")
+        return exchange(number)
+
+    for _ in range(3):
+        with pytest.raises(mc.InputError, match="no more"):
+            parallel_map(work, range(3), Meeting(3))
+    assert parallel_map(exchange, range(3), Meeting(3)) == [[0, 1, 2]] * 3
+
+
+def test_meetings_in_several_threads_of_the_user_do_not_wait_for_each_other(monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "3")
+    found = []
+
+    def run(name):
+        for _ in range(100):
+            found.append(parallel_map(lambda n: exchange((name, n)), range(3), Meeting(3)))
+
+    users = [threading.Thread(target=run, args=(name,), daemon=True) for name in "abc"]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(60)
+    assert not any(user.is_alive() for user in users)
+    assert len(found) == 300 and all(parts == [[(parts[0][0][0], n) for n in range(3)]] * 3 for parts in found)
+
+
+class Centre(mc.Layer):
+    """A layer of one's own that subtracts the mean of the batch, which its chunks share."""
+
+    independent_samples = "means"
+
+    def forward(self, x, training=False):
+        mean, n = mc.backends.current().mean(x, (0, 2, 3))
+        self.seen = n, mc.to_numpy(mean).copy()
+        return x - mean, lambda dy: dy - mc.backends.current().mean(dy, (0, 2, 3))[0]
+
+
+def test_a_layer_of_ones_own_may_share_means_between_chunks(monkeypatch, rng):
+    monkeypatch.setenv("MINICNN_THREADS", "2")
+    x = rng.normal(size=(70, 4, 20, 20))
+    centre = Centre()
+    model = mc.Sequential([mc.Conv2D(8, 3), centre, mc.Conv2D(8, 3)], (4, 20, 20), dtype="float64")
+    found = {}
+    for name in ("plain", "numpy"):
+        mc.use(name)
+        y, backward = model.forward(x, training=True)
+        found[name] = [y, backward(np.cos(y)), centre.seen[1]]
+        assert centre.seen[0] == 70 * 18 * 18
+    for array, expected in zip(found["numpy"], found["plain"], strict=True):
+        np.testing.assert_allclose(array, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
 def test_blas_gets_its_threads_back():

@@ -143,6 +143,15 @@ def pad(x, pads, fill=0):
     return padded.transpose(3, 0, 1, 2)
 
 
+def check_padding(x, pads):
+    """Refuse a border as `pad` does; for a backend that computes without writing the padded images."""
+    (top, bottom), (left, right) = pads
+    N, C, H, W = x.shape
+    shape = C, top + H + bottom, left + W + right, N
+    if math.prod(shape) > max(BUDGET // x.dtype.itemsize, 4 * x.size):
+        raise _filled_error(x.dtype, 0, shape)
+
+
 def _filled(x, fill, shape, images=0):
     """Like `x` of another shape; refused beyond the `BUDGET`, and beyond four times as many `images` numbers."""
     if math.prod(shape) > max(BUDGET // x.dtype.itemsize, 4 * images) or (x.dtype.kind in "biu" and fill % 1):

@@ -58,8 +58,9 @@ class Layer(Configured):
     needs_input_gradient = True
 
     #: Whether each sample's output depends on that sample alone, so that a backend may compute chunks of a batch at
-    #: the same time: True, False, or "evaluation" for outside training only. It holds for the class that defines
-    #: `forward`, and not for a subclass with a `forward` of its own.
+    #: the same time: True; "evaluation" for outside training only; "means" where in training the samples share what
+    #: `Operations.mean` and `normalize` compute of all of them, and nothing else; or False. It holds for the class that
+    #: defines `forward`, and not for a subclass with a `forward` of its own.
     independent_samples: bool | str = False
 
     _trainable = True
@@ -438,12 +439,16 @@ def build_layer(layer, input_shape, rng, dtype):
     return shape
 
 
-def independent_samples(layer, training):
-    """Whether chunks of a batch may go through a layer one by one, or at the same time."""
+def independent_samples(layer, training, sharing=None):
+    """Whether chunks of a batch may go through a layer one by one; with `sharing="means"`, at the same time.
+
+    Then what `Operations.mean` computes must be the mean of all chunks.
+    """
     for kind in type(layer).__mro__:
         if "independent_samples" in vars(kind):
             independent = layer.independent_samples
-            return (independent == "evaluation" and not training) or independent is True
+            outside_training = independent in ("evaluation", "means") and not training
+            return independent is True or outside_training or independent == sharing
         if "forward" in vars(kind):
             return False  # a forward of its own, of which the class does not say that it may
     return False
@@ -452,5 +457,7 @@ def independent_samples(layer, training):
 def shared_independence(layers):
     """`independent_samples` of a layer that holds others: a batch may be split where every one of them allows it."""
     layers = list(layers)
-    allowed = [all(independent_samples(layer, training) for layer in layers) for training in (False, True)]
-    return True if allowed[1] else "evaluation" if allowed[0] else False
+    for independent, training, sharing in ((True, True, None), ("means", True, "means"), ("evaluation", False, None)):
+        if all(independent_samples(layer, training, sharing) for layer in layers):
+            return independent
+    return False

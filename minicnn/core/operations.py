@@ -152,10 +152,14 @@ class Operations:
     def mean(self, x, axes):
         """The mean of a batch over some axes, which are kept with length 1, and the count of the numbers in each.
 
-        Where other processes have other images of the batch, a mean over axis 0 is that of all of them.
+        Where other processes or other cores have other images of the batch, a mean over axis 0 is that of all of them.
         """
         mean = x.mean(axis=axes, keepdims=True)
         return mean, x.size // mean.size
+
+    def once(self, function):
+        """Call a function that changes what a layer keeps; once a batch, also where it is cut into chunks."""
+        function()
 
     def normalize(self, x, axes, scale, shift, epsilon):
         """A batch with mean 0 and variance 1 over some axes, times a scale, plus a shift.
@@ -171,7 +175,7 @@ class Operations:
 
         Returns:
             y, the mean, the variance, the count of the numbers that share a mean, and a function of dy to dx, dscale
-            and dshift.
+            and dshift; where the batch is cut into chunks, the last two are the chunk's part of the sum.
         """
         mean, n = self.mean(x, axes)
         variance, _ = self.mean(self.elementwise(_squared_distance, x, mean), axes)

@@ -205,6 +205,8 @@ class _Watch:
 class _OnRanks:
     """The operations that look beyond this rank's piece of a batch; mixed into the class of the backend in use."""
 
+    sharing = None  # its chunks share no means: one thread alone speaks with the other ranks
+
     def uniform(self, shape, seed):
         """The numbers of the complete batch, of which this rank takes its rows."""
         ranks = self.exchange.ranks
@@ -220,11 +222,11 @@ class _OnRanks:
         n = x[0].size // total.size * sum(ranks.counts)
         return self.array(ranks.sum(total) / total.dtype.type(n)), n
 
-    def normalize(self, x, axes, scale, shift, epsilon):
-        """By the core's formula, whose means are those above, where the batch is among the axes."""
-        if 0 in axes:
-            return Operations.normalize(self, x, axes, scale, shift, epsilon)
-        return super().normalize(x, axes, scale, shift, epsilon)
+    def from_all(self, array, images):
+        """What each rank with images of the batch calls this with, its array and its count of images: a list."""
+        ranks = self.exchange.ranks
+        parts = zip(ranks.gather(array), ranks.counts, strict=True)
+        return [(part, count) for part, count in parts if count]
 
     def linear(self, x, weight):
         exchange = self.exchange

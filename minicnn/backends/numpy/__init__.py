@@ -7,6 +7,7 @@ trick says what it gains, and is tested against the backend "plain".
 """
 
 import functools
+import math
 import weakref
 
 import numpy as np
@@ -17,9 +18,11 @@ from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_la
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, parallel_matmul
 from minicnn.backends.numpy.prefetch import is_in_memory, prefetch
 from minicnn.backends.numpy.threads import (
+    Meeting,
     append_in_order,
     chunk_slices,
     current_chunk,
+    exchange,
     parallel_map,
     single_threaded_blas,
     thread_count,
@@ -29,6 +32,7 @@ from minicnn.core.layer import independent_samples
 from minicnn.core.operations import Operations
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 64  # images that a core takes at a time through the layers on images
+LARGE_IMAGE = 2**14  # numbers of a layer's image: half of the largest chunk is taken where there are as many
 MUCH_WORK = 2**30  # multiply-adds: half of the smallest chunk is taken where it has as many, as in AlexNet
 
 
@@ -36,10 +40,11 @@ class NumpyOperations(Operations):
     """NumPy and its BLAS, with chunks of a batch on all cores."""
 
     name = "numpy"
+    sharing = "means"  # the kind of layers whose chunks are computed together: see `Layer.independent_samples`
 
     def __init__(self):
         tune_malloc()
-        self._plans = {}  # what `_segments` returned, by the layers' ids, the shape and the mode
+        self._plans = {}  # what `_plan` returned, by the layers' ids and its other arguments
 
     def batch(self, x, dtype):
         x = np.asarray(x)  # no subclass, in which `*` or an overflow may mean something else
@@ -87,9 +92,26 @@ class NumpyOperations(Operations):
     def average_pool(self, x, window, count_padding=False):
         return pooling.average_pool(x, window, count_padding)
 
+    def mean(self, x, axes):
+        """As in the core; over the batch, that of all its chunks."""
+        if 0 not in axes:
+            return super().mean(x, axes)
+        total = x.sum(axis=axes, keepdims=True)
+        totals, counts = zip(*self.from_all(total, len(x)), strict=True)
+        n = x[0].size // total.size * sum(counts)
+        return sum(totals) / x.dtype.type(n), n
+
+    def from_all(self, array, images):
+        """What each chunk of the batch calls this with, its array and its count of images: a list of such pairs."""
+        return exchange((array, images))
+
+    def once(self, function):
+        if current_chunk() in (None, 0):
+            function()
+
     def normalize(self, x, axes, scale, shift, epsilon):
         if axes == (0, *range(2, x.ndim)):
-            return normalization.normalize_channels(x, scale, shift, epsilon)
+            return normalization.normalize_channels(x, scale, shift, epsilon, self.from_all)
         return super().normalize(x, axes, scale, shift, epsilon)
 
     def collect(self, gradients, gradient):
@@ -118,11 +140,11 @@ class NumpyOperations(Operations):
         """
         passes = []
         with single_threaded_blas():
-            for segment, slices in self._segments(layers, x, training):
+            for segment, slices, together in self._segments(layers, x, training):
                 if slices is None:
                     x, backward = super().run(segment, x, training)
                 else:
-                    x, backward = self._run_chunks(segment, slices, x, training)
+                    x, backward = self._run_chunks(segment, slices, together, x, training)
                 passes.append((segment, backward))
 
         def backward(dy, stop=None):
@@ -136,58 +158,79 @@ class NumpyOperations(Operations):
 
         return x, backward
 
-    def _run_chunks(self, layers, slices, x, training):
-        """A segment of layers for each chunk of the batch."""
+    def _run_chunks(self, layers, slices, together, x, training):
+        """A segment of layers for each chunk of the batch; together where they share means."""
+        meeting = Meeting(len(slices)) if together else None
 
         def forward_chunk(rows):
             return Operations.run(self, layers, batch_innermost(x[rows]), training)
 
-        outputs, backwards = zip(*parallel_map(forward_chunk, slices), strict=True)
+        outputs, backwards = zip(*parallel_map(forward_chunk, slices, meeting), strict=True)
 
         def backward(dy, stop):
             def backward_chunk(item):
                 rows, chunk_backward = item
                 return chunk_backward(batch_innermost(dy[rows]), stop)
 
-            gradients = parallel_map(backward_chunk, zip(slices, backwards, strict=True))
+            gradients = parallel_map(backward_chunk, zip(slices, backwards, strict=True), meeting)
             return None if gradients[0] is None else concatenate(gradients)
 
         return concatenate(outputs), backward
 
     def _segments(self, layers, x, training):
-        """The layers in segments: a list of (layers, slices of the batch), with None for a batch that is not cut."""
+        """The layers in segments: a list of (layers, slices of the batch, whether they are computed together).
+
+        The slices are None for a batch that is not cut.
+        """
         if not layers:
             return []
-        key = (*map(id, layers), x.shape[1:], training)
-        owners, plan, work = self._plans.get(key, (None, None, 0))
+        N, cores = len(x), thread_count()
+        plan, work, largest = self._plan(layers, x.shape[1:], training, self.sharing if cores > 1 else None)
+        half = SMALLEST_CHUNK // 2
+        smallest = half if half * work >= MUCH_WORK else SMALLEST_CHUNK
+        per_core = max(-(-N // cores), smallest)
+        limit = LARGEST_CHUNK if largest < LARGE_IMAGE else LARGEST_CHUNK // 2
+        one_each, chunks = chunk_slices(N, per_core), chunk_slices(N, min(per_core, limit))
+        if N * work < PARALLEL_WORK or len(chunks) < 2 or current_chunk() is not None:
+            return [(layers, None, False)]
+        segments = []
+        for start, stop, cut, share in plan:
+            slices = one_each if share else chunks
+            segments.append((layers[start:stop], slices if cut and len(slices) > 1 else None, share))
+        return segments
+
+    def _plan(self, layers, shape, training, sharing):
+        """What `_plan` below returns, which is computed once for each row of layers."""
+        key = (*map(id, layers), shape, training, sharing)
+        owners, *plan = self._plans.get(key, (None,))
         if owners is None or any(owner() is not layer for owner, layer in zip(owners, layers, strict=True)):
             if len(self._plans) > 1000:
                 self._plans.clear()
-            plan, work = _plan(layers, x.shape[1:], training)
-            self._plans[key] = [weakref.ref(layer) for layer in layers], plan, work
-        N = len(x)
-        half = SMALLEST_CHUNK // 2
-        smallest = half if half * work >= MUCH_WORK else SMALLEST_CHUNK
-        chunk = min(max(-(-N // thread_count()), smallest), LARGEST_CHUNK)
-        if N * work < PARALLEL_WORK or chunk >= N or current_chunk() is not None:
-            return [(layers, None)]
-        slices = chunk_slices(N, chunk)
-        return [(layers[start:stop], slices if cut else None) for start, stop, cut in plan]
+            plan = _plan(layers, shape, training, sharing)
+            self._plans[key] = [weakref.ref(layer) for layer in layers], *plan
+        return plan
 
 
-def _plan(layers, shape, training):
-    """The segments of a row of layers, (start, stop, whether the batch may be cut), and its multiply-adds an image."""
-    segments, work = [], 0
+def _plan(layers, shape, training, sharing):
+    """The segments of a row of layers, its multiply-adds an image, and the numbers of the largest layer's image.
+
+    Returns:
+        a list of (start, stop, whether the batch may be cut, whether its chunks share means), and two numbers.
+    """
+    segments, work, largest = [], 0, 1
     for index, layer in enumerate(layers):
-        cut = len(shape) == 3 and independent_samples(layer, training)
+        cut = len(shape) == 3 and independent_samples(layer, training, sharing)
+        share = cut and not independent_samples(layer, training)
         multiply_adds = layer.multiply_adds(shape)
         if segments and segments[-1]["cut"] == cut:
             segments[-1]["stop"] = index + 1
             segments[-1]["work"] += multiply_adds
+            segments[-1]["share"] |= share
         else:
-            segments.append({"start": index, "stop": index + 1, "cut": cut, "work": multiply_adds})
+            segments.append({"start": index, "stop": index + 1, "cut": cut, "work": multiply_adds, "share": share})
         work += multiply_adds
         shape = layer.built_output_shape(shape)
+        largest = max(largest, math.prod(shape))
     # to cut a batch again costs a copy, which pays only where there is something to multiply
-    plan = [(s["start"], s["stop"], s["cut"] and (s["work"] > 0 or s["start"] == 0)) for s in segments]
-    return plan, work
+    plan = [(s["start"], s["stop"], s["cut"] and (s["work"] > 0 or s["start"] == 0), s["share"]) for s in segments]
+    return plan, work, largest

@@ -26,12 +26,25 @@ def batch_first(x):
 
 def batch_innermost(x):
     """The same array with its batch axis contiguous in memory; copied only if it is not."""
-    return batch_first(np.ascontiguousarray(batch_last(x)))
+    x_last = batch_last(x)
+    if x_last.flags.c_contiguous:
+        return x
+    if x_last.strides[-1] != x.itemsize:
+        return batch_first(np.ascontiguousarray(x_last))
+    copy = np.empty(x_last.shape, x.dtype)
+    pixels(copy)[...] = pixels(x_last)
+    return batch_first(copy)
 
 
 def concatenate(batches):
-    """Chunks of a batch as one batch."""
-    return batch_first(np.concatenate([batch_last(batch) for batch in batches], axis=-1))
+    """Chunks of a batch, each contiguous as `batch_innermost` returns it, as one batch."""
+    *shape, _ = batch_last(batches[0]).shape
+    whole = np.empty((*shape, sum(map(len, batches))), batches[0].dtype)
+    start = 0
+    for batch in map(batch_last, map(batch_innermost, batches)):
+        pixels(whole[..., start : start + batch.shape[-1]])[...] = pixels(batch)
+        start += batch.shape[-1]
+    return batch_first(whole)
 
 
 def pixels(image):

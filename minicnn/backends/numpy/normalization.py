@@ -1,58 +1,100 @@
-"""Batch normalization, one block of channels after the other while it is in the cache.
+"""Batch normalization in two passes over memory, by chunks of the batch that exchange their sums.
 
-The formula in the core passes over memory some twenty times. Here each block of channels is read once forward and once
-backward, and the blocks are divided among the cores.
+The formula in the core passes over memory some twenty times. Here the channels are taken in blocks that fit into the
+cache: each is read once for its sums, which BLAS computes four times faster than NumPy's `mean`, and once more for the
+result. Where a batch is cut into chunks, they exchange their sums and go on: to put the batch together for every
+normalization and to cut it again took a tenth of a step of a residual network.
 """
+
+import math
 
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last
-from minicnn.backends.numpy.threads import chunk_slices, parallel_map, per_core_slices
+from minicnn.backends.numpy.threads import chunk_slices, current_chunk, parallel_map, per_core_slices
 
-BLOCK = 2**18  # bytes of the channels that are computed at a time
+BLOCK = 2**20  # bytes of the channels that are computed at a time: smaller ones have more calls, which wait for the GIL
 PARALLEL_SIZE = 2**19  # numbers from which it pays to divide them among the cores
 
 
-def normalize_channels(x, scale, shift, epsilon):
-    """As `Operations.normalize`, over all axes but the channels."""
-    shape = batch_last(x).shape
+def normalize_channels(x, scale, shift, epsilon, from_all):
+    """As `Operations.normalize`, over all axes but the channels.
+
+    Args:
+        from_all: a function of an array and a count of images that returns those of all chunks of the batch, a list.
+    """
+    shape, dtype = batch_last(x).shape, x.dtype
+    images, pixels = len(x), math.prod(x.shape[2:])
     x = _as_rows(x)  # (C, M)
     C, M = x.shape
     scale, shift = scale.reshape(C, 1), shift.reshape(C, 1)
-    y = np.empty_like(x)
-    mean, variance = np.empty((2, C, 1), dtype=x.dtype)
+    y, ones = np.empty_like(x), np.ones((M, 1), dtype)
+    origin, own = np.empty((C, 1), dtype), np.empty((2, C, 1), dtype)
+    own_mean, squares = own  # the mean, and the sum of the squares of the distances to it
 
-    def forward(channels):
-        mean[channels] = x[channels].mean(axis=1, keepdims=True)
-        centred = x[channels] - mean[channels]
-        square = np.square(centred, out=y[channels])
-        variance[channels] = square.mean(axis=1, keepdims=True)
-        centred *= scale[channels] / np.sqrt(variance[channels] + epsilon)
-        np.add(centred, shift[channels], out=y[channels])
+    def measure(channels):
+        origin[channels] = x[channels] @ ones / M  # the mean, but for its rounding
+        distance = np.subtract(x[channels], origin[channels], out=y[channels])
+        rest = distance @ ones / M
+        own_mean[channels] = origin[channels] + rest
+        squares[channels] = _dot(distance, distance) - M * np.square(rest)
 
-    _for_each_block(forward, x)
+    _for_each_block(measure, x)
+    mean, variance, n = _of_all([(*part, count * pixels) for part, count in from_all(own, images)])
     factor = 1 / np.sqrt(variance + epsilon)
+    slope = scale * factor
+    offset = shift + (origin - mean) * slope
+
+    def scale_and_shift(channels):
+        y[channels] *= slope[channels]
+        y[channels] += offset[channels]
+
+    _for_each_block(scale_and_shift, x)
 
     def backward(dy):
         dy = _as_rows(dy)
         dx = np.empty_like(dy)
-        dscale, dshift = np.empty((2, C, 1), dtype=dy.dtype)
+        own = np.empty((2, C, 1), dtype)
+        dscale, dshift = own
 
-        def backward_block(channels):
-            normalized = x[channels] - mean[channels]
-            normalized *= factor[channels]
-            dscale[channels] = np.multiply(dy[channels], normalized, out=dx[channels]).sum(axis=1, keepdims=True)
-            dshift[channels] = dy[channels].sum(axis=1, keepdims=True)
-            normalized *= dscale[channels] / M
-            normalized += dshift[channels] / M
-            np.subtract(dy[channels], normalized, out=dx[channels])
-            dx[channels] *= scale[channels] * factor[channels]
+        def measure(channels):
+            centred = np.subtract(x[channels], mean[channels], out=dx[channels])
+            dscale[channels] = _dot(dy[channels], centred) * factor[channels]
+            dshift[channels] = dy[channels] @ ones
 
-        _for_each_block(backward_block, x)
+        _for_each_block(measure, x)
+        dscale_of_all, dshift_of_all = sum(part for part, _ in from_all(own, images))
+        through_variance, through_mean = -slope * factor * dscale_of_all / n, -slope * dshift_of_all / n
+
+        def combine(channels):
+            dx[channels] *= through_variance[channels]
+            dx[channels] += dy[channels] * slope[channels]
+            dx[channels] += through_mean[channels]
+
+        _for_each_block(combine, x)
         return batch_first(dx.reshape(shape)), dscale, dshift
 
     as_batch = (1, C, *(1,) * (len(shape) - 2))
-    return batch_first(y.reshape(shape)), mean.reshape(as_batch), variance.reshape(as_batch), M, backward
+    return batch_first(y.reshape(shape)), mean.reshape(as_batch), variance.reshape(as_batch), n, backward
+
+
+def _of_all(chunks):
+    """The mean, the variance and the count of all numbers, from those of each chunk.
+
+    Args:
+        chunks: a list of (mean, the sum of the squares of the distances to it, count).
+
+    Source: Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983.
+    """
+    n = sum(count for _, _, count in chunks)
+    mean = sum(mean * (count / n) for mean, _, count in chunks)
+    squares = sum(squares + count * np.square(own_mean - mean) for own_mean, squares, count in chunks)
+    return mean, squares / n, n
+
+
+def _dot(a, b):
+    """The sum of the products of each row: (C, 1)."""
+    return (a[:, None, :] @ b[:, :, None])[:, 0]
 
 
 def _as_rows(x):
@@ -68,4 +110,5 @@ def _for_each_block(function, x):
         for block in chunk_slices(channels.stop - channels.start, size):
             function(slice(channels.start + block.start, channels.start + block.stop))
 
-    parallel_map(compute, per_core_slices(len(x)) if x.size >= PARALLEL_SIZE else [slice(0, len(x))])
+    divided = current_chunk() is None and x.size >= PARALLEL_SIZE
+    parallel_map(compute, per_core_slices(len(x)) if divided else [slice(0, len(x))])

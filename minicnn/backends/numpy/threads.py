@@ -27,7 +27,8 @@ from minicnn.core.checks import quoted
 from minicnn.core.errors import InputError
 
 _current = threading.local()  # what this thread does:
-# .chunk, the index of the chunk that it computes, and .deferred, what is appended after all chunks, or None;
+# .chunk, the index of the chunk that it computes, .deferred, what is appended after all chunks, or None, and .meeting,
+# where it meets the other chunks, or None;
 # .depth, in how many blocks of `single_threaded_blas` it is, and .before, BLAS's own settings for this thread
 
 
@@ -65,11 +66,16 @@ def per_core_slices(length):
     return chunk_slices(length, -(-length // thread_count()))
 
 
-def parallel_map(function, arguments):
+def parallel_map(function, arguments, meeting=None):
     """`[function(argument) for argument in arguments]`; every core takes the next argument when it is free.
 
     What is computed for an argument does not depend on the thread that takes it. An error in one of them is
     raised here once all have ended. Inside such a function, `parallel_map` is an ordinary loop.
+
+    Args:
+        function: of one argument.
+        arguments: any iterable.
+        meeting: a `Meeting` where the functions may exchange values; then there are no more arguments than cores.
 
     >>> parallel_map(abs, [-1, 2, -3])
     [1, 2, 3]
@@ -83,22 +89,24 @@ def parallel_map(function, arguments):
     @single_threaded_blas()
     def work():
         for chunk, argument in chunks:  # one iterator for all threads: each chunk is taken once
-            _current.chunk, _current.deferred = chunk, deferred[chunk]
+            _current.chunk, _current.deferred, _current.meeting = chunk, deferred[chunk], meeting
             try:
                 results[chunk] = function(argument)
             except BaseException as error:  # raised again in the calling thread
                 errors.append(error)
+                if meeting is not None:
+                    meeting.abort()
             finally:
-                _current.chunk = _current.deferred = None
+                _current.chunk = _current.deferred = _current.meeting = None
 
     helpers = min(thread_count(), len(arguments)) - 1
     ended = queue.SimpleQueue()
-    with single_threaded_blas():
+    with single_threaded_blas(), _Helpers.one_meeting if meeting is not None else contextlib.nullcontext():
         begun = 0
         try:
             for _ in range(helpers):
                 task = functools.partial(contextvars.copy_context().run, work)  # np.errstate holds there, too
-                _tasks().put((task, ended))
+                _tasks(helpers).put((task, ended))
                 begun += 1
             work()
         finally:  # whatever happens, no helper is left at work on these arrays
@@ -121,6 +129,45 @@ def append_in_order(target, item):
         target.append(item)
     else:
         deferred.append((target, item))
+
+
+class Meeting:
+    """Where chunks that are computed at the same time exchange values, such as their parts of a sum.
+
+    Args:
+        chunks: how many.
+
+    >>> meeting = Meeting(2)
+    >>> parallel_map(lambda value: sum(exchange(value)), [1, 2], meeting) if thread_count() > 1 else [3, 3]
+    [3, 3]
+    """
+
+    def __init__(self, chunks):
+        self._chunks = chunks
+        self._everyone = threading.Barrier(chunks, action=self._clear)
+        self._clear()
+
+    def exchange(self, value):
+        values = self._values
+        values[current_chunk()] = value
+        self._everyone.wait()  # the last one clears the list for the next exchange
+        return values
+
+    def abort(self):
+        """A chunk failed: the others shall not wait for it."""
+        self._everyone.abort()
+
+    def _clear(self):
+        self._values = [None] * self._chunks
+
+
+def exchange(value):
+    """The values with which all chunks of a batch call this function, in the order of the chunks.
+
+    Each chunk waits for the others. Where the batch is not cut, the list has just this value.
+    """
+    meeting = getattr(_current, "meeting", None)
+    return [value] if meeting is None else meeting.exchange(value)
 
 
 class single_threaded_blas(contextlib.ContextDecorator):  # noqa: N801, used like a function
@@ -202,10 +249,24 @@ def current_chunk():
     return getattr(_current, "chunk", None)
 
 
-@functools.cache
-def _tasks():
-    """The queue from which the worker threads take their work; a simple one, because latency counts."""
-    tasks = queue.SimpleQueue()
+class _Helpers:
+    """The threads that help `parallel_map`, and the queue from which they take their work."""
+
+    tasks = queue.SimpleQueue()  # a simple one, because latency counts
+    started = 0
+    starting = threading.Lock()
+    one_meeting = threading.RLock()  # chunks of two meetings, waiting for each other, could occupy all helpers
+
+    @classmethod
+    def forget(cls):
+        """In a forked child: the threads of the parent do not exist there."""
+        cls.tasks, cls.started = queue.SimpleQueue(), 0
+        cls.starting, cls.one_meeting = threading.Lock(), threading.RLock()
+
+
+def _tasks(helpers):
+    """The queue of the helpers, of which there are this many at least."""
+    tasks = _Helpers.tasks
 
     def serve():
         while True:
@@ -219,8 +280,10 @@ def _tasks():
             ended.put(failure)
             del failure
 
-    for number in range(1, thread_count()):
-        threading.Thread(target=serve, name=f"minicnn-{number}", daemon=True).start()
+    with _Helpers.starting:
+        while _Helpers.started < helpers:
+            _Helpers.started += 1
+            threading.Thread(target=serve, name=f"minicnn-{_Helpers.started}", daemon=True).start()
     return tasks
 
 
@@ -234,8 +297,8 @@ def _blas():
 
 def _after_fork_in_child():
     """Forget the threads of the parent: in the child only the one that forked exists."""
-    _tasks.cache_clear()
-    _current.chunk = _current.deferred = None  # nobody waits for the end of this chunk
+    _Helpers.forget()
+    _current.chunk = _current.deferred = _current.meeting = None  # nobody waits for the end of this chunk
     single_threaded_blas.forget_other_threads()
     single_threaded_blas.lock.release()
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from minicnn.backends.numpy.gradients import merge, rows_of
 from minicnn.backends.numpy.matmul import PRODUCT_BYTES, axpby, gemm
-from minicnn.backends.numpy.threads import chunk_slices, parallel_map
+from minicnn.backends.numpy.threads import chunk_slices, parallel_map, thread_count
 from minicnn.core.optimizers import SGD, Adam
 
-BLOCK_BYTES = 2**19  # of a gradient that are applied at a time: with the weights and the memory in a core's cache
+BLOCK_BYTES = 2**21  # of a gradient that are applied at a time: for smaller ones the calls take long
 
 
 def apply(optimizer, value, gradients, arguments, scale):
@@ -30,7 +30,8 @@ def apply(optimizer, value, gradients, arguments, scale):
         _update_rows(optimizer, value, dense, None, arguments, scale, ...)
         return
     low_rank.right = np.ascontiguousarray(low_rank.right)  # the update by blocks takes 105 ms instead of 120
-    slices = chunk_slices(len(value), 1 + PRODUCT_BYTES // max(1, value[0].nbytes))
+    size = 1 + min(PRODUCT_BYTES // max(1, value[0].nbytes), (len(value) - 1) // thread_count())
+    slices = chunk_slices(len(value), size)
     parallel_map(functools.partial(_update_rows, optimizer, value, dense, low_rank, arguments, scale), slices)
 
 

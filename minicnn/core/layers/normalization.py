@@ -124,7 +124,7 @@ class BatchNorm(Normalization):
     shift", 2015; the scale of zeros: Goyal et al., "Accurate, large minibatch SGD", 2017.
     """
 
-    independent_samples = "evaluation"
+    independent_samples = "means"
 
     def __init__(
         self,
@@ -155,8 +155,12 @@ class BatchNorm(Normalization):
         y, mean, variance, n, backward = operations.current.normalize(x, axes, scale, shift, self.epsilon)
         if n == 1:
             raise self._count_error(x)
-        self._update(self.running_mean, mean)
-        self._update(self.running_variance, variance * (n / (n - 1)))
+
+        def update():
+            self._update(self.running_mean, mean)
+            self._update(self.running_variance, variance * (n / (n - 1)))
+
+        operations.current.once(update)
         return y, backward
 
     def _update(self, running, batch):

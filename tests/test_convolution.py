@@ -1,0 +1,43 @@
+"""The fast convolution is the plain one, for every window."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from minicnn.backends.numpy import convolution
+from minicnn.core.operations import Operations
+from minicnn.core.window import Window
+
+PADDINGS = (0, 1, ((2, 0), (1, 3)), ((0, 2), (0, 1)), "same")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2), (3, 1), 4])
+@pytest.mark.parametrize("kernel_size", [1, (1, 2), (3, 1), 3, (2, 5)])
+def test_a_convolution_and_its_gradients_are_the_plain_ones(kernel_size, stride, groups, rng):
+    """Both ways to the gradient of the images, whichever is the faster one."""
+    for padding, dilation, size in itertools.product(PADDINGS, (1, 2), ((9, 9), (10, 11))):
+        window = Window(kernel_size, stride, padding, dilation)
+        x, weight = rng.normal(size=(3, 4, *size)), rng.normal(size=(6, 4 // groups, *window.kernel_size))
+        expected, *gradients = Operations().convolve(x, weight, window, groups)
+        dy = rng.normal(size=expected.shape)
+        dweight, dx = (gradient(dy) for gradient in gradients)
+        y, to_weight, to_input = convolution.convolve(x, weight, window, groups)
+        found = [(y, expected), (to_weight(dy), dweight), (to_input(dy), dx)]
+        found.append((convolution.scattered_image_gradient(dy, weight, window, groups, x.shape), dx))
+        if window.dilation == (1, 1) or window.stride == (1, 1):
+            found.append((convolution.image_gradient(dy, weight, window, groups, x.shape), dx))
+        for array, plain in found:
+            np.testing.assert_allclose(array, plain, atol=1e-10)
+
+
+def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, monkeypatch):
+    x, weight = rng.normal(size=(2, 3, 9, 8)), rng.normal(size=(4, 3, 3, 3))
+    window = Window(3, 2, 1)
+    expected, _, plain_to_input = Operations().convolve(x, weight, window)
+    dy = rng.normal(size=expected.shape)
+    monkeypatch.setattr(convolution, "PHASES_WORK", 0)
+    monkeypatch.setattr(convolution, "scattered_image_gradient", None)
+    _, _, to_input = convolution.convolve(x, weight, window, 1)
+    np.testing.assert_allclose(to_input(dy), plain_to_input(dy), atol=1e-10)
