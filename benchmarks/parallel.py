@@ -1,4 +1,4 @@
-"""Training on several processes: minicnn in one process, on the processes of MPI, and PyTorch's DDP, in turns.
+"""Training on several processes: minicnn in one and on those of MPI, PyTorch in one and by its DDP, in turns.
 
     python benchmarks/parallel.py
 
@@ -34,7 +34,7 @@ from benchmarks.machine import machine
 from benchmarks.turns import ATTEMPTS, CORES, DISTURBED, PAUSE, Patience, processor_seconds
 
 NETS = ("lenet5", "two_conv")
-KINDS = ("one", "mpi", "factors", "gradient", "ddp")
+KINDS = ("one", "mpi", "factors", "gradient", "pytorch", "pytorch_channels_last", "ddp")
 ON_MPI = KINDS[1:4]
 TOLERANCE = 2e-5  # of the mean loss of the first steps, in which float32 gives about 1e-7
 FIRST_STEPS, MIN_STEPS, MOST_STEPS = 3, 4, 64  # of the comparison of losses; of a turn
@@ -215,6 +215,8 @@ def contenders(chosen):
         f"{ranks} ranks of MPI": ("mpi", ranks, 1),
         f"{ranks} ranks, thin factors": ("factors", ranks, 1),
         f"{ranks} ranks, whole gradients": ("gradient", ranks, 1),
+        f"PyTorch, {ranks} threads": ("pytorch", 1, ranks),
+        f"PyTorch, {ranks} threads, channels last": ("pytorch_channels_last", 1, ranks),
         f"{ranks} processes of PyTorch's DDP": ("ddp", ranks, 1),
     }
     return {name: its for name, its in known.items() if its[0] in chosen.kinds}
@@ -222,7 +224,7 @@ def contenders(chosen):
 
 def missing(kind):
     """Why a kind cannot run here, or None."""
-    package = {"one": None, "ddp": "torch"}.get(kind, "mpi4py")
+    package = {"one": None}.get(kind, "mpi4py" if kind in ON_MPI else "torch")
     if package is not None and importlib.util.find_spec(package) is None:
         return f"no package {package}"
     return "no mpiexec" if kind in ON_MPI and mpiexec() is None else None

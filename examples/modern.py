@@ -60,23 +60,35 @@ def network(without=(), seed=0):
     )  # fmt: skip
 
 
+def adam(steps, without=()):
+    """Adam, whose learning rate rises for a tenth of all steps and then falls to 0 along half a cosine."""
+    rising = -(-steps // 10)
+    falling = mc.WarmUp(mc.CosineDecay(0.003, steps=max(1, steps - rising)), steps=rising)
+    return mc.Adam(0.001 if "falling learning rate" in without else falling, weight_decay=0.01)
+
+
+def generalization(without=()):
+    """The arguments of `fit` that make the network better on images that it has not seen."""
+    augmentation = mc.Augmentation(shift=1, rotate=5, scale=0.05, shear=0.05)
+    return {
+        "loss": mc.SoftmaxCrossEntropy(label_smoothing=0.0 if "label smoothing" in without else 0.1),
+        "augmentation": None if "augmentation" in without else augmentation,
+        "callbacks": [] if "averaged weights" in without else [mc.AveragedWeights(0.99)],
+    }
+
+
 def train(model, train_set, chosen, without=(), **options_of_fit):
     """Train by the recipe; returns the history and the optimizer."""
     x, labels = train_set
-    steps = chosen.epochs * -(-len(x) // chosen.batch_size)
-    rising = -(-steps // 10)
-    falling = mc.WarmUp(mc.CosineDecay(0.003, steps=max(1, steps - rising)), steps=rising)
-    optimizer = mc.Adam(0.001 if "falling learning rate" in without else falling, weight_decay=0.01)
+    optimizer = adam(chosen.epochs * -(-len(x) // chosen.batch_size), without)
     history = model.fit(
         x,
         labels,
         epochs=chosen.epochs,
         batch_size=chosen.batch_size,
         optimizer=optimizer,
-        loss=mc.SoftmaxCrossEntropy(label_smoothing=0.0 if "label smoothing" in without else 0.1),
-        augmentation=None if "augmentation" in without else mc.Augmentation(shift=1, rotate=5, scale=0.05, shear=0.05),
-        callbacks=[] if "averaged weights" in without else [mc.AveragedWeights(0.99)],
         communicator=chosen.ranks.communicator,
+        **generalization(without),
         **options_of_fit,
     )
     return history, optimizer

@@ -8,6 +8,7 @@ training step in the order in which they are entered.
 """
 
 import os
+import typing
 
 from minicnn import backends, console, core, datasets, exchange, networks, testing
 from minicnn.backends import to_device, to_numpy, use
@@ -179,9 +180,11 @@ __all__ = [  # noqa: RUF022, the order of the reference
 use(os.environ.get("MINICNN_BACKEND") or "numpy")
 
 
-def __getattr__(name):
-    """Called for a name that the package does not have: the error says where it is."""
-    raise core.habits.unknown_name("minicnn", name, core.habits.NAMES)
+if not typing.TYPE_CHECKING:  # a type checker would take every name for one that the package has
+
+    def __getattr__(name):
+        """Called for a name that the package does not have: the error says where it is."""
+        raise core.habits.unknown_name("minicnn", name, core.habits.NAMES)
 
 
 def _curves(history: History) -> bytes:

@@ -112,7 +112,10 @@ def check_precision(case):
 
 
 def check_samples(case):
-    """A layer that claims `independent_samples` gives for the halves of a batch what it gives for the batch."""
+    """A layer that claims `independent_samples` gives for the halves of a batch what it gives for the batch.
+
+    Where it claims "means", the halves receive the means of the batch in training.
+    """
     _in_both_modes(contract.check_samples, case)
 
 

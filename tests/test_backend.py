@@ -795,7 +795,6 @@ def test_cupy_makes_one_kernel_of_a_fused_function(monkeypatch):
         ),
         ("_compare", lambda: fuse(_compare, array(), array("uint8"), array(), np.uint8(3))),
         ("_route", lambda: fuse(_route, array(), array("uint8"), np.uint8(3))),
-        ("_times", lambda: elementwise(mc.core.layers.dropout._times, array(), array())),
     ]
     for device_numbers in (False, True):
         calls += [
@@ -814,8 +813,8 @@ def test_cupy_makes_one_kernel_of_a_fused_function(monkeypatch):
         operations._left_bias = y, array(shape=(3,))
         return elementwise(layer.value, y)
 
-    core, kept, blocks = mc.core.operations, mc.core.layers.normalization, mc.core.layers.blocks
-    for formula in (core._squared_distance, core._scale_and_shift, kept._line, kept._times_normalized, blocks._add):
+    core, kept = mc.core.operations, mc.core.layers.normalization
+    for formula in (core.add, core.multiply, core.scale_and_shift, core._squared_distance, kept._times_normalized):
         arguments = [array() for _ in range(formula.__code__.co_argcount)]
         calls.append((formula.__name__, functools.partial(elementwise, formula, *arguments)))
     through = core._through_mean_and_variance

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from minicnn.backends.numpy import convolution
+import minicnn as mc
+from minicnn.backends.numpy import convolution, pooling, winograd
 from minicnn.core.operations import Operations
 from minicnn.core.window import Window
 
@@ -41,3 +42,45 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
     monkeypatch.setattr(convolution, "scattered_image_gradient", None)
     _, _, to_input = convolution.convolve(x, weight, window, 1)
     np.testing.assert_allclose(to_input(dy), plain_to_input(dy), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: mc.Conv2D(6, 3, padding=1), lambda: mc.Conv2D(3, 1), lambda: mc.Conv2D(8, 3, stride=2)]
+)
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, threads, rng, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", threads)
+    monkeypatch.setattr(convolution, "PARALLEL_WORK", 0)
+    monkeypatch.setattr(convolution, "PHASES_WORK", 0)
+    same_as_plain(mc.Sequential([make()], (4, 11, 10), dtype="float64"), rng.normal(size=(5, 4, 11, 10)))
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_and_so_is_one_by_winograds_algorithm(threads, rng, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", threads)
+    monkeypatch.setattr(winograd, "PARALLEL_WORK", 0)
+    monkeypatch.setattr(winograd, "WORK", 2**18)
+    same_as_plain(
+        mc.Sequential([mc.Conv2D(64, 3, padding=1)], (64, 10, 13), dtype="float64"), rng.normal(size=(2, 64, 10, 13))
+    )
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_and_pooling_by_channels(threads, rng, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", threads)
+    monkeypatch.setattr(pooling, "BLOCK", 1)
+    same_as_plain(mc.Sequential([mc.MaxPool2D(3, stride=2)], (7, 9, 9), dtype="float64"), rng.normal(size=(4, 7, 9, 9)))
+
+
+def same_as_plain(model, x):
+    """The output, and the gradients of the input and of the parameters."""
+    found = {}
+    for name in ("plain", "numpy"):
+        mc.use(name)
+        y, backward = model.forward(x, training=True)
+        dx = backward(np.cos(y))
+        found[name] = [y, dx, *(parameter.grad for parameter in model.parameters().values())]
+        for parameter in model.parameters().values():
+            parameter.clear_gradient()
+    for array, expected in zip(found["numpy"], found["plain"], strict=True):
+        np.testing.assert_allclose(array, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())

@@ -41,8 +41,8 @@ CORE = [
         "types",
         "errors",
         "habits",
-        "arguments",
         "checks",
+        "arguments",
         "window",
         "im2col",
         "operations",
@@ -119,6 +119,28 @@ def test_plots_are_not_imported_by_training():
     code = "import sys; import minicnn.training, minicnn.core; print(any('matplotlib' in name for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_modules_of_exchange_are_imported_when_they_are_needed():
+    """`import minicnn` reads none of them; a function that is used has its own module imported."""
+    code = """
+import sys
+import minicnn as mc
+def imported():
+    return sorted(name for name in sys.modules if name.startswith("minicnn.exchange.") or name in ("onnx", "h5py"))
+print(imported(), mc.exchange.save_weights.__module__, "minicnn.exchange.weights" in imported())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["[]", "minicnn.exchange.weights", "True"], done.stderr
+
+
+def test_every_function_of_exchange_is_there():
+    """They are listed twice: for type checkers, and for the import when they are needed."""
+    assert set(mc.exchange.__all__) == set(mc.exchange._MODULES) <= set(dir(mc.exchange))
+    for name in mc.exchange.__all__:
+        assert getattr(mc.exchange, name).__name__ == name
+    with pytest.raises(mc.UnknownNameError, match=r"mc.exchange.load\(path\)"):
+        _ = mc.exchange.load_model
 
 
 def test_a_plain_training_step_is_read_in_320_lines():

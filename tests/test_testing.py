@@ -126,6 +126,55 @@ class Mixing(mc.Layer):
         return x - x.mean(axis=0), lambda dy: dy - dy.mean(axis=0)
 
 
+class Centring(mc.Layer):
+    """It subtracts the mean of the batch, and outside training a mean that it keeps: right, as it stands here."""
+
+    independent_samples = "means"
+
+    def __init__(self):
+        self.kept = mc.State(np.zeros((1, *VECTORS)))
+
+    def forward(self, x, training=False):
+        if not training:
+            return x - self.kept.value.astype(x.dtype), lambda dy: dy
+        mean = self.mean(x)
+        self.once(lambda: setattr(self.kept, "value", (self.kept.value + mean) / 2))
+        return x - mean, lambda dy: dy - self.mean_of_gradient(dy)
+
+    def mean(self, x):
+        return operations.current.mean(x, (0,))[0]
+
+    def mean_of_gradient(self, dy):
+        return self.mean(dy)
+
+    def once(self, update):
+        operations.current.once(update)
+
+
+class MeanOfChunk(Centring):
+    def mean(self, x):
+        return x.mean(axis=0, keepdims=True)
+
+
+class MeanOfChunkBackward(Centring):
+    def mean_of_gradient(self, dy):
+        return dy.mean(axis=0, keepdims=True)
+
+
+class UpdateInEachChunk(Centring):
+    def once(self, update):
+        update()
+
+
+class MixingOutsideTraining(Centring):
+    """What its samples share are means, but outside training, too."""
+
+    independent_samples = "means"
+
+    def forward(self, x, training=False):
+        return super().forward(x, training=True)
+
+
 class MaskOnSelf(mc.Layer):
     def forward(self, x, training=False):
         self.mask = x > 0
@@ -195,7 +244,13 @@ FAULTY = {
     "shapes": [(Lying, r"promises \(4, 7\).*gives \(4, 6\)")],
     "dtype": [(Widening, "for float32 numbers the output is float64")],
     "precision": [(Single, "computed in float32"), (SingleBackward, "gradient of x is computed in float32")],
-    "samples": [(Mixing, "claims independent_samples")],
+    "samples": [
+        (Mixing, "in evaluation: it claims independent_samples.*Set independent_samples = False$"),
+        (MixingOutsideTraining, "in evaluation: it claims independent_samples.*Set independent_samples = False$"),
+        (MeanOfChunk, 'in training: .* the output.*"evaluation".*every mean'),
+        (MeanOfChunkBackward, 'in training: .* the gradient of x.*"evaluation".*every mean'),
+        (UpdateInEachChunk, "every chunk of a batch changes kept.*once"),
+    ],
     "two_batches": [(MaskOnSelf, "not on self")],
     "gradients": [(Normalizing, r"in training:\n +WRONG x(.|\n)*in evaluation:\n +ok")],
     "input_gradient": [(lambda: IgnoresTheRequest(3), "input_gradient=False")],
@@ -238,6 +293,8 @@ def test_a_planted_fault_is_found_and_named(name, make, message):
         (Single, "float32"),
         (SingleBackward, "float32"),
         (Mixing, "independent_samples"),
+        (MeanOfChunk, "independent_samples"),
+        (UpdateInEachChunk, "independent_samples"),
         (Normalizing, "in training"),
     ],
 )
@@ -250,6 +307,14 @@ def test_a_wide_layer_inside_a_model_is_named(rng):
     model = mc.Sequential([mc.Dense(5), Widening(), mc.Dense(3)])
     with pytest.raises(mc.CheckError, match="float32"):
         mc.gradcheck.check(model, rng.normal(size=(4, 6)))
+
+
+@pytest.mark.parametrize("make", [Centring, mc.BatchNorm, lambda: mc.Residual([mc.Dense(6), mc.BatchNorm()])])
+def test_a_layer_whose_samples_share_means_passes(make, rng):
+    before = operations.current
+    mc.testing.check_layer(make, VECTORS)
+    mc.gradcheck.check(make(), rng.normal(size=(5, 6)))
+    assert operations.current is before
 
 
 # What can be checked

@@ -23,6 +23,16 @@ mc.SGD(0.1, momentum=0.9).step(model.parameters())
 assert_type(mc.load("model.npz"), mc.Sequential)
 mc.Dense(3).build((4,))
 
+# The functions of `mc.exchange` are imported when they are asked for, and have their types before.
+assert_type(mc.exchange.load("net.keras"), mc.Sequential)
+assert_type(mc.exchange.load_keras("net.keras"), mc.Sequential)
+assert_type(mc.exchange.load_onnx("net.onnx", input_shape=(1, 28, 28)), mc.Sequential)
+assert_type(mc.exchange.load_weights(model, "net.pt"), dict[str, str | None] | None)
+mc.exchange.save(model, "net.keras")
+mc.exchange.save_keras(model, "net.keras")
+mc.exchange.save_onnx(model, "net.onnx", logits=True)
+mc.exchange.save_weights(model, "net.safetensors")
+
 
 class Double(mc.Layer):
     """A layer of a user's own, whose methods have no types."""
@@ -40,3 +50,9 @@ model.fit(x, labels, optimizer="adam")  # type: ignore[arg-type]
 model.fit(x, labels, 10)  # type: ignore[call-arg]
 mc.StepDecay(0.1, every="epoch")  # type: ignore[arg-type]
 mc.Parameter(x).add_gradient("none")  # type: ignore[arg-type]
+mc.exchange.save("net.keras", model)  # type: ignore[arg-type]
+mc.exchange.save_keras("net.keras", model)  # type: ignore[arg-type]
+mc.exchange.save_onnx("net.onnx", model)  # type: ignore[arg-type]
+mc.exchange.save_weights("net.safetensors", model)  # type: ignore[arg-type]
+mc.exchange.load_torch("net.pt")  # type: ignore[attr-defined]
+mc.Linear(10)  # type: ignore[attr-defined]

@@ -2,9 +2,11 @@
 
 Run as `python -m benchmarks.contenders.rank KIND PORT`; `benchmarks/parallel.py` starts it. The kinds are
 
-    one     minicnn in one process
-    mpi     minicnn on the processes of mpiexec, which says which rank this is
-    ddp     PyTorch's DistributedDataParallel with gloo
+    one                     minicnn in one process
+    mpi                     minicnn on the processes of mpiexec, which says which rank this is
+    pytorch                 PyTorch in one process
+    pytorch_channels_last   PyTorch in one process, with the channels innermost in memory
+    ddp                     PyTorch's DistributedDataParallel with gloo
 
 and "factors" and "gradient": "mpi" with thin factors, or whole gradients, for every dense weight that has the choice.
 
@@ -105,28 +107,30 @@ class Ours:
         return self.clock, history["loss"][-1] if history.get("loss") else None
 
 
-class DDP:
-    """PyTorch as its users write it: the same network in each process, and gradients that are averaged meanwhile."""
+class PyTorch:
+    """PyTorch as its users write it, in one process; the same network with the same weights."""
 
-    def __init__(self, case):
+    rank, ranks = 0, 1
+
+    def __init__(self, case, memory_format="contiguous_format"):
         import torch
-        from torch import distributed
-        from torch.nn.parallel import DistributedDataParallel
 
         from benchmarks.contenders import pytorch
 
         torch.set_num_threads(case.threads)
-        distributed.init_process_group("gloo")
-        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
-        self.distributed, self.torch, self.batch = distributed, torch, case.batch
+        self.torch, self.batch = torch, case.batch
+        self.memory_format = getattr(torch, memory_format)
         images, labels = case.data()
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
-        self.model = DistributedDataParallel(pytorch.Contender().load(case, torch.contiguous_format))
+        self.model = self.whole(pytorch.Contender().load(case, self.memory_format))
         rate = case.learning_rate
         adam, sgd = torch.optim.Adam, torch.optim.SGD
         parameters = self.model.parameters()
         self.optimizer = adam(parameters, rate, eps=EPSILON) if case.uses_adam else sgd(parameters, rate)
         self.loss = torch.nn.CrossEntropyLoss()
+
+    def whole(self, model):
+        return model
 
     def run(self, steps):
         """Train so many steps; returns their times, and the mean loss."""
@@ -134,13 +138,30 @@ class DDP:
         for step in range(steps):
             rows = slice(step * self.batch + self.rank, (step + 1) * self.batch, self.ranks)
             self.optimizer.zero_grad()
-            logits = self.model(self.images[rows])
+            logits = self.model(self.images[rows].contiguous(memory_format=self.memory_format))
             clock.tick()
             loss = self.loss(logits, self.labels[rows])
             loss.backward()
             self.optimizer.step()
             total += loss.item()
-        mean = self.torch.tensor(total / steps)
+        return clock, total / steps
+
+
+class DDP(PyTorch):
+    """The same network in each process, and gradients that are averaged meanwhile."""
+
+    def whole(self, model):
+        from torch import distributed
+        from torch.nn.parallel import DistributedDataParallel
+
+        distributed.init_process_group("gloo")
+        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        self.distributed = distributed
+        return DistributedDataParallel(model)
+
+    def run(self, steps):
+        clock, mean = super().run(steps)
+        mean = self.torch.tensor(mean)
         self.distributed.all_reduce(mean)
         return clock, mean.item() / self.ranks
 
@@ -149,9 +170,11 @@ class DDP:
 
 
 def make(kind, case):
-    """The contender of a kind; for all but "one" in all processes at the same time."""
+    """The contender of a kind; those of several processes are made in all of them at the same time."""
     if kind == "ddp":
         return DDP(case)
+    if kind.startswith("pytorch"):
+        return PyTorch(case, kind.partition("_")[2] or "contiguous_format")
     if kind == "one":
         return Ours(case)
     from mpi4py import MPI

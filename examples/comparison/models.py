@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import modern
+
 import minicnn as mc
 
 INPUT_SHAPE = (1, 28, 28)
@@ -31,22 +33,6 @@ class Model(NamedTuple):
     others: Callable = dict
 
 
-def falling_adam(steps, epochs):
-    """Adam, whose learning rate rises for a tenth of all steps and then falls to 0 along half a cosine."""
-    steps *= epochs
-    rising = -(-steps // 10)
-    return mc.Adam(mc.WarmUp(mc.CosineDecay(0.003, steps=max(1, steps - rising)), steps=rising), weight_decay=0.01)
-
-
-def of_today():
-    """What else the recipe of `modern.py` gives to `fit`."""
-    return {
-        "loss": mc.SoftmaxCrossEntropy(label_smoothing=0.1),
-        "augmentation": mc.Augmentation(shift=1, rotate=5, scale=0.05, shear=0.05),
-        "callbacks": [mc.AveragedWeights(0.99)],
-    }
-
-
 MODELS = {
     "logistic_regression": Model(mc.networks.logistic_regression, lambda steps, epochs: mc.SGD(0.01), "SGD 0.01", 81),
     "dense": Model(mc.networks.dense, lambda steps, epochs: mc.SGD(0.01), "SGD 0.01", 10),
@@ -67,9 +53,9 @@ MODELS = {
     "lenet5": Model(mc.networks.lenet5, lambda steps, epochs: mc.Adam(0.001), "Adam 0.001", 87.0),
     "small_resnet": Model(
         mc.networks.small_resnet,
-        falling_adam,
+        lambda steps, epochs: modern.adam(steps * epochs),
         "Adam 0.003 falling to 0, augmentation, label smoothing 0.1, averaged weights",
-        others=of_today,
+        others=modern.generalization,
     ),
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from minicnn.core import habits
+from minicnn.core.checks import LARGEST_NUMBER, is_too_large, quoted
 from minicnn.core.errors import InputError
 
 Function = TypeVar("Function", bound=Callable)
@@ -17,6 +18,8 @@ Function = TypeVar("Function", bound=Callable)
 
 def explained(function: Function) -> Function:
     """A method whose wrong call raises an InputError with the signature and the likely fix, not a bare TypeError.
+
+    A number that is too large to be a float is refused, too: it could neither be computed with nor shown.
 
     >>> class Box:
     ...     @explained
@@ -27,8 +30,14 @@ def explained(function: Function) -> Function:
     minicnn.core.errors.InputError: fill(count, *, color='red'): too many positional arguments; all after * have names
     """
 
+    names = list(inspect.signature(function).parameters)[1:]
+
     @functools.wraps(function)
     def call(self, *arguments, **named):
+        for name, value in (*zip(names, arguments, strict=False), *named.items()):
+            if is_too_large(value):
+                needs = f"numbers of a size up to {LARGEST_NUMBER:.1e} as {name}"
+                raise InputError(f"{_name(self, function)} needs {needs}, got {quoted(value)}")
         try:
             return function(self, *arguments, **named)
         except TypeError as error:
@@ -39,10 +48,15 @@ def explained(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
+def _name(owner, function):
+    """What the user called: a class, or a method."""
+    return type(owner).__name__ if function.__name__ == "__init__" else function.__name__
+
+
 def _call_error(function, owner, arguments, named):
     """The error for a call that does not fit the signature."""
     signature = inspect.signature(function)
-    name = type(owner).__name__ if function.__name__ == "__init__" else function.__name__
+    name = _name(owner, function)
     parameters = list(signature.parameters.values())[1:]
     shown = [p.replace(default=p.default if p.default is p.empty else _Shown(p.default)) for p in parameters]
     shown = signature.replace(

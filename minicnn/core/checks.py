@@ -2,10 +2,13 @@
 
 import math
 import numbers
+import sys
 
 import numpy as np
 
 from minicnn.core.errors import InputError
+
+LARGEST_NUMBER = sys.float_info.max  # of an argument; a larger integer cannot become a float, nor a long one a text
 
 
 def check_array(x, owner):
@@ -54,14 +57,32 @@ def quoted(value, length=120):
 
     What cannot be printed is escaped, and the middle of a long text is left out.
 
-    >>> quoted("a.png"), quoted("x" * 500, length=20)
-    ("'a.png'", "'xxxxxxx ... xxxxxx'")
+    >>> quoted("a.png"), quoted("x" * 500, length=20), quoted(10**5000)
+    ("'a.png'", "'xxxxxxx ... xxxxxx'", 'int with thousands of digits')
     """
-    text = repr(value if isinstance(value, (bytes, int, float)) else str(value))
+    try:
+        text = repr(value if isinstance(value, (bytes, numbers.Number, type(None))) else str(value))
+    except ValueError:  # Python refuses to write out more than 4300 digits
+        text = f"{type(value).__name__} with thousands of digits"
     if len(text) <= length:
         return text
     half = (length - 5) // 2
     return f"{text[: length - 5 - half]} ... {text[-half:]}"
+
+
+def is_too_large(value, depth=3):
+    """Whether a value is an integer or a fraction of a size above `LARGEST_NUMBER`, or a list that contains one.
+
+    Args:
+        value: the argument.
+        depth: how many levels of lists within lists are searched; a padding is ((top, bottom), (left, right)).
+
+    >>> is_too_large(10**5000), is_too_large([1, (2, -(10**5000))]), is_too_large(10**300)
+    (True, True, False)
+    """
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and any(is_too_large(item, depth - 1) for item in value)
+    return isinstance(value, numbers.Rational) and not -LARGEST_NUMBER <= value <= LARGEST_NUMBER
 
 
 def is_integer(value, minimum):
@@ -70,7 +91,8 @@ def is_integer(value, minimum):
     >>> is_integer(3, minimum=1), is_integer(3.0, minimum=1), is_integer(True, minimum=1)
     (True, False, False)
     """
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= minimum
+    is_number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_number and value >= minimum and not is_too_large(value)
 
 
 def check_integer(value, name, owner, minimum=1):
@@ -89,7 +111,7 @@ def check_integer(value, name, owner, minimum=1):
     3
     """
     if not is_integer(value, minimum):
-        raise InputError(f"{owner} needs {name} as an integer of at least {minimum}, got {value!r}")
+        raise InputError(f"{owner} needs {name} as an integer of at least {minimum}, got {quoted(value)}")
     return int(value)
 
 
@@ -116,7 +138,8 @@ def check_number(value, name, owner, below=math.inf):
     >>> check_number(1, "weight_decay", "SGD")
     1.0
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < below:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < below or is_too_large(value):
         limit = "" if below == math.inf else f" and less than {below}"
         raise InputError(f"{owner} needs a {name} of at least 0{limit}, got {quoted(value)}")
     return float(value)
@@ -131,7 +154,7 @@ def check_fraction(value, name):
     >>> check_fraction(0.1, "test_fraction")
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
-        raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
+        raise InputError(f"{name} must lie between 0 and 1, got {quoted(value)}")
 
 
 def check_classes(classes):

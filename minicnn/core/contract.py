@@ -140,6 +140,15 @@ class Subject:
         evaluation, training = (self.run(mode) for mode in (False, True))
         return (False,) if difference(evaluation, training, tolerance=0) is None else (True, False)
 
+    def changed_states(self):
+        """The names of the states that the last run changed."""
+        states = zip(self.layer.states(), self._states, strict=True)
+        return [
+            name
+            for name, (item, before) in states
+            if isinstance(item, State) and not np.array_equal(item.value, before)
+        ]
+
     def refuse(self, training, what, fix):
         """Raise the error for a broken promise."""
         raise CheckError(f"{self.name} in {mode_name(training)}: {what}. {fix}")
@@ -311,13 +320,25 @@ def check_precision(subject, training):
 
 
 def check_samples(subject, training):
-    """A layer that claims `independent_samples` gives for the halves of a batch what it gives for the batch."""
-    N = len(subject.dy)
-    if not independent_samples(subject.layer, training) or N < 2:
+    """A layer that claims `independent_samples` gives for the halves of a batch what it gives for the batch.
+
+    Where it claims "means", the halves receive the means of the batch in training, as the chunks of a backend do.
+    """
+    N, before = len(subject.dy), operations.current
+    alone = independent_samples(subject.layer, training)
+    share_means = independent_samples(subject.layer, training, "means") and isinstance(subject.dy, np.ndarray)
+    if N < 2 or not (alone or share_means):
         return
-    whole, halves = subject.run(training), []
-    for rows in (slice(0, N // 2), slice(N // 2, None)):
-        halves.append(subject.run(training, subject.rows(rows), subject.dy[rows]))
+    backend = _MeansOfBatch()
+    operations.use(before if alone else backend)
+    try:
+        whole, halves = subject.run(training), []
+        for rows in (slice(0, N // 2), slice(N // 2, None)):
+            backend.start_chunk()
+            halves.append(subject.run(training, subject.rows(rows), subject.dy[rows]))
+        changed = [] if alone else subject.changed_states()
+    finally:
+        operations.use(before)
     gradients = {}
     for name, gradient in whole.gradients.items():
         found = [half.gradients[name] for half in halves]
@@ -326,11 +347,40 @@ def check_samples(subject, training):
         gradients[name] = np.concatenate(found) if name in subject.inputs else sum(found)
     found = difference(whole, Run(np.concatenate([half.y for half in halves]), gradients))
     if found:
+        fix = "Set independent_samples = False"  # nothing else allows chunks outside training
+        if training:
+            means = "mc.backends.current().mean must compute every mean over the batch, in backward, too"
+            fix = f'Set independent_samples = "evaluation" if it holds outside training. For "means", {means}'
+        subject.refuse(training, f"it claims independent_samples, and a batch is not its two halves: {found}", fix)
+    if changed:
         subject.refuse(
             training,
-            f"it claims independent_samples, and a batch is not its two halves: {found}",
-            'Set independent_samples = False, or "evaluation" if it holds outside training',
+            f"it claims independent_samples, and every chunk of a batch changes {', '.join(changed)}",
+            "Change it in a function, and let mc.backends.current().once(function) call it: once a batch",
         )
+
+
+class _MeansOfBatch(operations.Operations):
+    """The backend "plain" for a batch, and then for its chunks one by one, which receive the means of the batch."""
+
+    def __init__(self):
+        self._means, self._chunks = [], 0
+
+    def start_chunk(self):
+        self._received = iter(self._means)
+        self._chunks += 1
+
+    def mean(self, x, axes):
+        if 0 not in axes:
+            return super().mean(x, axes)
+        if self._chunks:
+            return next(self._received, None) or super().mean(x, axes)
+        self._means.append(super().mean(x, axes))
+        return self._means[-1]
+
+    def once(self, function):
+        if self._chunks < 2:
+            function()
 
 
 def check_state(subject):

@@ -57,10 +57,16 @@ class Layer(Configured):
     #: input_gradient=False)` saves that work for the first layer that learns, and returns None.
     needs_input_gradient = True
 
-    #: Whether each sample's output depends on that sample alone, so that a backend may compute chunks of a batch at
-    #: the same time: True; "evaluation" for outside training only; "means" where in training the samples share what
-    #: `Operations.mean` and `normalize` compute of all of them, and nothing else; or False. It holds for the class that
-    #: defines `forward`, and not for a subclass with a `forward` of its own.
+    #: Whether a backend may cut a batch into chunks and compute them at the same time:
+    #:
+    #: - True: each sample's output depends on that sample alone.
+    #: - "evaluation": it does outside training only, as in Dropout, which draws one mask for the complete batch.
+    #: - "means": in training it also depends on means over the batch, and on nothing else of the other samples, as in
+    #:   BatchNorm. `mean` or `normalize` of `operations.current` must compute them: there the chunks exchange their
+    #:   sums. A State is changed by a function given to `once`; otherwise each chunk would change it.
+    #: - False: it depends on the other samples in another way.
+    #:
+    #: The value holds for the class that defines `forward`, and not for a subclass with a `forward` of its own.
     independent_samples: bool | str = False
 
     _trainable = True
@@ -440,15 +446,20 @@ def build_layer(layer, input_shape, rng, dtype):
 
 
 def independent_samples(layer, training, sharing=None):
-    """Whether chunks of a batch may go through a layer one by one; with `sharing="means"`, at the same time.
+    """Whether a batch may be cut into chunks, each of which goes through a layer by itself.
 
-    Then what `Operations.mean` computes must be the mean of all chunks.
+    Args:
+        layer: the layer; its attribute of the same name says what holds for it.
+        training: whether it computes as in training.
+        sharing: "means" where all chunks are computed at the same time, and `Operations.mean` is the mean of all of
+            them; None where each is computed without the others.
     """
     for kind in type(layer).__mro__:
         if "independent_samples" in vars(kind):
             independent = layer.independent_samples
-            outside_training = independent in ("evaluation", "means") and not training
-            return independent is True or outside_training or independent == sharing
+            if independent in ("evaluation", "means") and not training:
+                return True
+            return independent is True or (independent == "means" and sharing == "means")
         if "forward" in vars(kind):
             return False  # a forward of its own, of which the class does not say that it may
     return False

@@ -164,11 +164,12 @@ class Operations:
     def normalize(self, x, axes, scale, shift, epsilon):
         """A batch with mean 0 and variance 1 over some axes, times a scale, plus a shift.
 
-            y = scale * normalized + shift,    normalized = (x - mean) / sqrt(variance + epsilon)
+            factor = 1 / sqrt(variance + epsilon),    normalized = (x - mean) * factor,
+            y = scale * normalized + shift
 
         Every number changes the mean and the variance of all; that gives the last two terms of the gradient:
 
-            dx = (dnormalized - mean(dnormalized) - normalized * mean(dnormalized * normalized)) / sqrt(variance + ...)
+            dx = (dnormalized - mean(dnormalized) - normalized * mean(dnormalized * normalized)) * factor
 
         Args:
             scale, shift: arrays with the axes of x, of length 1 along those over which they are the same.
@@ -184,14 +185,14 @@ class Operations:
         shared = tuple(axis for axis, size in enumerate(scale.shape) if size == 1)  # one scale for all numbers of these
 
         def backward(dy):
-            dscale = self.elementwise(_times, dy, normalized).sum(axis=shared)
-            dnormalized = self.elementwise(_times, dy, scale)
+            dscale = self.elementwise(multiply, dy, normalized).sum(axis=shared)
+            dnormalized = self.elementwise(multiply, dy, scale)
             mean1, _ = self.mean(dnormalized, axes)
-            mean2, _ = self.mean(self.elementwise(_times, dnormalized, normalized), axes)
+            mean2, _ = self.mean(self.elementwise(multiply, dnormalized, normalized), axes)
             dx = self.elementwise(_through_mean_and_variance, dnormalized, normalized, mean1, mean2, factor)
             return dx, dscale, dy.sum(axis=shared)
 
-        return self.elementwise(_scale_and_shift, normalized, scale, shift), mean, variance, n, backward
+        return self.elementwise(scale_and_shift, normalized, scale, shift), mean, variance, n, backward
 
     def elementwise(self, formula, *arguments):
         """`formula(*arguments)`, a function of arrays and numbers that treats each element separately.
@@ -303,7 +304,23 @@ def to_float(x):
     return float(current.to_numpy(x))
 
 
-# The formulas of `normalize`, in pieces that a backend can compute as one kernel each.
+# Formulas for `elementwise`: first those that several layers share, then the steps of `normalize`. None is a closure:
+# its code says all that it computes, so that a backend can compile it as one kernel.
+
+
+def add(x, y):
+    """The sum of two arrays, such as the outputs of two rows of layers."""
+    return x + y
+
+
+def multiply(x, factor):
+    """An array times another, such as the mask of Dropout."""
+    return x * factor
+
+
+def scale_and_shift(x, scale, shift):
+    """The last step of a normalization: `x * scale + shift`."""
+    return x * scale + shift
 
 
 def _squared_distance(x, mean):
@@ -314,13 +331,5 @@ def _normalize(x, mean, factor):
     return (x - mean) * factor
 
 
-def _scale_and_shift(normalized, scale, shift):
-    return normalized * scale + shift
-
-
 def _through_mean_and_variance(dnormalized, normalized, mean1, mean2, factor):
     return (dnormalized - mean1 - normalized * mean2) * factor
-
-
-def _times(x, factor):
-    return x * factor

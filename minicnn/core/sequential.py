@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.core import operations
-from minicnn.core.checks import check_array, check_integer
+from minicnn.core.checks import check_array, check_integer, quoted
 from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer, build_layer, shape_returned, shared_independence
 from minicnn.core.layers import Softmax
@@ -252,7 +252,7 @@ class Sequential(Layer):
         counts, self.names, self.row, self._row_of = collections.Counter(), [], [], [(self, list(self.layers))]
         for layer in self.layers:
             if not isinstance(layer, Layer):
-                raise InputError(f"Sequential needs layers, got {layer!r}: did you forget the brackets ()?")
+                raise InputError(f"Sequential needs layers, got {quoted(layer)}: did you forget the brackets ()?")
             kind = type(layer).__name__.lower()
             counts[kind] += 1
             name = f"{kind}_{counts[kind]}"

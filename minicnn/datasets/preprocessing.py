@@ -40,7 +40,9 @@ def normalize(x: Array, axis: int = 1) -> Array:
     if x.dtype.kind not in "fiub":
         raise InputError(f"normalize needs an array of numbers, got {x.dtype}")
     if not isinstance(axis, numbers.Integral) or not -x.ndim <= axis < x.ndim:
-        raise InputError(f"normalize needs the index of one of the array's axes, got {axis!r} for shape {x.shape}")
+        raise InputError(
+            f"normalize needs the index of one of the array's axes, got {quoted(axis)} for shape {x.shape}"
+        )
     if x.shape[axis] == 1:
         raise InputError(
             f"normalize along axis {axis} of shape {x.shape}, which has length 1, makes every number 0, 1 or -1: "

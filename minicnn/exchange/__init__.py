@@ -6,8 +6,20 @@ formats need are imported when a function is called, not before.
 """
 
 import importlib
+import typing
 
 from minicnn.core import habits
+
+__all__ = [
+    "load",
+    "load_keras",
+    "load_onnx",
+    "load_weights",
+    "save",
+    "save_keras",
+    "save_onnx",
+    "save_weights",
+]
 
 #: Where each function is, so that `import minicnn` does not read all of them.
 _MODULES = {
@@ -20,8 +32,6 @@ _MODULES = {
     "load_weights": "weights",
     "save_weights": "weights",
 }
-
-__all__ = list(_MODULES)
 
 _FROM_PYTORCH = (
     "let PyTorch write the network with torch.onnx.export, then mc.exchange.load_onnx(path); or build it here, and "
@@ -38,11 +48,19 @@ _SENTENCES = {
 }
 
 
-def __getattr__(name):
-    """Import the module of a function when it is asked for."""
-    if name not in _MODULES:
-        raise habits.unknown_name(__name__, name, _SENTENCES)
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+if typing.TYPE_CHECKING:  # what type checkers and editors read; it is never run
+    from minicnn.exchange.any_file import load, save
+    from minicnn.exchange.keras import load_keras, save_keras
+    from minicnn.exchange.onnx_load import load_onnx
+    from minicnn.exchange.onnx_save import save_onnx
+    from minicnn.exchange.weights import load_weights, save_weights
+else:
+
+    def __getattr__(name):
+        """Import the module of a function when it is asked for."""
+        if name not in _MODULES:
+            raise habits.unknown_name(__name__, name, _SENTENCES)
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__():

@@ -29,6 +29,7 @@ from minicnn.backends.numpy.threads import (
     tune_malloc,
 )
 from minicnn.core.layer import independent_samples
+from minicnn.core.layers import Conv2D, MaxPool2D
 from minicnn.core.operations import Operations
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 64  # images that a core takes at a time through the layers on images
@@ -231,6 +232,12 @@ def _plan(layers, shape, training, sharing):
         work += multiply_adds
         shape = layer.built_output_shape(shape)
         largest = max(largest, math.prod(shape))
-    # to cut a batch again costs a copy, which pays only where there is something to multiply
-    plan = [(s["start"], s["stop"], s["cut"] and (s["work"] > 0 or s["start"] == 0), s["share"]) for s in segments]
+    for segment in segments:
+        start, stop = segment["start"], segment["stop"]
+        # to cut a batch again costs a copy, which pays only where there is something to multiply
+        segment["cut"] = segment["cut"] and (segment["work"] > 0 or start == 0)
+        # one layer alone is divided among the cores without a copy: a convolution by tiles, pooling by channels
+        if stop - start == 1 and isinstance(layers[start], (Conv2D, MaxPool2D)):
+            segment["cut"] = False
+    plan = [(s["start"], s["stop"], s["cut"], s["share"]) for s in segments]
     return plan, work, largest

@@ -10,6 +10,7 @@ The rows of these columns are in the order kh, c, kw, and not c, kh, kw as in
 other part of the library sees that order.
 """
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.backends.numpy import winograd
-from minicnn.backends.numpy.matmul import batched_matmul, batched_matmul_sum
-from minicnn.backends.numpy.threads import thread_count
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
+from minicnn.backends.numpy.threads import current_chunk, parallel_map, per_core_slices, thread_count
 from minicnn.core import im2col
 from minicnn.core.errors import InputError
 from minicnn.core.window import Window, pixels_read
@@ -58,29 +59,57 @@ def correlate(x, weight, window, groups):
     kernels = _as_matrices(weight, groups)  # (G, 1, F/G, KH*C/G*KW)
     image = _grouped(x, groups)  # (G, C/G, H, W, N)
     all_tiles = tiles(x.shape, window, F, x.dtype.itemsize)
+    if math.prod(y_shape) * weight[0].size >= PARALLEL_WORK:
+        all_tiles = _for_all_cores(all_tiles)
     y = np.empty((F, OH, OW, N), dtype=x.dtype).transpose(3, 0, 1, 2)
-    for rows, cols in all_tiles:
-        columns = tile_columns(image, window, pads, rows, cols)  # (G, S, KH*C/G*KW, M), S matrices a group
-        batched_matmul(kernels, columns, out=_tile(y, groups, rows, cols))
-    # small ones are kept for the backward pass, which takes 0.05 ms less of LeNet-5's 2
-    kept = columns if len(all_tiles) == 1 and columns.nbytes <= TILE else None
+
+    def forward(tile):
+        columns = tile_columns(image, window, pads, *tile)  # (G, S, KH*C/G*KW, M), S matrices a group
+        batched_matmul(kernels, columns, out=_tile(y, groups, *tile))
+        # small ones are kept for the backward pass, which takes 0.05 ms less of LeNet-5's 2
+        return columns if columns.nbytes * len(all_tiles) <= TILE else None
+
+    kept = parallel_map(forward, all_tiles)
 
     def to_weight(dy):
-        dy, dweight = dy.reshape(N, F, OH, OW), 0
-        for rows, cols in all_tiles:
-            columns = tile_columns(image, window, pads, rows, cols) if kept is None else kept
+        dy = dy.reshape(N, F, OH, OW)
+
+        def of_tile(item):
+            tile, columns = item
+            columns = tile_columns(image, window, pads, *tile) if columns is None else columns
             # dY @ columns.T, transposed: BLAS needs half the time so
-            dweight = dweight + batched_matmul_sum(columns, np.ascontiguousarray(_tile(dy, groups, rows, cols)))
+            return batched_matmul_sum(columns, _tile(dy, groups, *tile))
+
+        dweight = functools.reduce(np.add, parallel_map(of_tile, zip(all_tiles, kept, strict=True)))
         return _as_kernels(dweight.swapaxes(1, 2), weight.shape)
 
     return y.reshape(y_shape), to_weight
 
 
+def _for_all_cores(tiles):
+    """The tiles cut into one for each core at least, unless this core computes one chunk of several."""
+    if current_chunk() is not None or len(tiles) >= thread_count():
+        return tiles
+    pieces = []
+    for rows, cols in tiles:
+        if rows.stop - rows.start > 1:
+            pieces += [(piece, cols) for piece in _per_core(rows)]
+        else:
+            pieces += [(rows, piece) for piece in _per_core(cols)]
+    return pieces
+
+
+def _per_core(whole):
+    """A slice cut into one for each core."""
+    parts = per_core_slices(whole.stop - whole.start)
+    return [slice(whole.start + part.start, whole.start + part.stop) for part in parts]
+
+
 def _flipped_is_faster(dy, weight, window, groups):
-    """Whether the gradient of the images is computed as convolutions."""
-    if window.stride == (1, 1):
-        return len(weight) <= weight.shape[1] * groups
+    """Whether the gradient of the images is computed as convolutions; only these are divided among the cores."""
     is_large = dy.size * weight[0].size >= PHASES_WORK
+    if window.stride == (1, 1):
+        return len(weight) <= weight.shape[1] * groups or (is_large and current_chunk() is None)
     return is_large and math.prod(window.stride) <= 4 and window.dilation == (1, 1)
 
 
@@ -153,8 +182,8 @@ def scattered_image_gradient(dy, weight, window, groups, shape):
     kernels = _as_matrices(weight, groups)
     dimage = np.zeros((groups, C // groups, top + H + bottom, left + W + right, N), dtype=dy.dtype)
     for rows, cols in tiles(shape, window, len(weight), dy.dtype.itemsize):
-        dy_tile = np.ascontiguousarray(_tile(dy, groups, rows, cols))
-        add_tile_columns(batched_matmul(kernels.swapaxes(2, 3), dy_tile), dimage, window, rows, cols)
+        dcolumns = batched_matmul(kernels.swapaxes(2, 3), _tile(dy, groups, rows, cols))
+        add_tile_columns(dcolumns, dimage, window, rows, cols)
     padded = dimage.reshape(C, *dimage.shape[2:])
     return padded[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
 

@@ -11,11 +11,11 @@ import math
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
-from minicnn.backends.numpy.threads import chunk_slices
+from minicnn.backends.numpy.threads import chunk_slices, parallel_map
 from minicnn.core.im2col import pad
 from minicnn.core.window import pixels_read
 
-BLOCK = 2**19  # bytes of the channels that are pooled at a time: the arrays beside them fit into the cache, too
+BLOCK = 2**20  # bytes of the channels that are pooled at a time: the arrays beside them fit into the cache, too
 
 
 def max_pool(x, window):
@@ -25,9 +25,12 @@ def max_pool(x, window):
     rows, columns = _taps(window, OH, OW)
     image = batch_last(pad(x, window.pads(H, W), -math.inf))  # (C, HP, WP, N)
     y = np.empty((len(image), OH, OW, len(x)), dtype=x.dtype)
-    for channels in _blocks(image):
+
+    def forward(channels):
         largest = _reduce(np.maximum, [image[channels, pixels_down] for pixels_down in rows])  # (c, OH, WP, N)
         _reduce(np.maximum, [largest[:, :, pixels_along] for pixels_along in columns], out=y[channels])
+
+    parallel_map(forward, _blocks(image))
 
     def to_input(dy):
         image, largest = x, y
@@ -36,8 +39,11 @@ def max_pool(x, window):
         lowest = -math.inf if image is x else np.iinfo(image.dtype).min
         image = batch_last(batch_innermost(pad(image, window.pads(H, W), lowest)))
         dimage = np.empty(image.shape, dtype=dy.dtype)
-        for channels in _blocks(image):
+
+        def backward(channels):
             _to_largest(image[channels], largest[channels], batch_last(dy)[channels], window, dimage[channels])
+
+        parallel_map(backward, _blocks(image))
         return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input

@@ -252,7 +252,7 @@ def current_chunk():
 class _Helpers:
     """The threads that help `parallel_map`, and the queue from which they take their work."""
 
-    tasks = queue.SimpleQueue()  # a simple one, because latency counts
+    tasks: queue.SimpleQueue = queue.SimpleQueue()  # a simple one, because latency counts
     started = 0
     starting = threading.Lock()
     one_meeting = threading.RLock()  # chunks of two meetings, waiting for each other, could occupy all helpers

@@ -32,8 +32,8 @@ import math
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
-from minicnn.backends.numpy.matmul import batched_matmul, batched_matmul_sum
-from minicnn.backends.numpy.threads import chunk_slices, thread_count
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
+from minicnn.backends.numpy.threads import chunk_slices, current_chunk, parallel_map, per_core_slices, thread_count
 from minicnn.core import im2col
 from minicnn.core.im2col import pad
 
@@ -139,11 +139,15 @@ def correlate(image, weight, output_shape):
     _, TH, TW, N = _tile_shape(image)
     kernels = _times(KERNELS, weight.reshape(1, 1, F * C, 9).swapaxes(2, 3)).reshape(36, 1, F, C)
     y = np.empty((F, TH, 4, TW, 4, N), dtype=image.dtype)
-    for rows, cols in _pieces(image, max(C, F)):
-        sums = batched_matmul(kernels, _values(PIXELS, image, rows, cols))  # (36, 1, F, P)
-        tiles = _times(OUTPUTS, sums.transpose(1, 2, 0, 3))  # (1, F, 16, P)
-        target = pixels(y)[:, rows, :, cols].transpose(0, 2, 4, 1, 3)
-        target[...] = pixels(tiles.reshape(*target.shape, N))
+
+    def compute(pieces):
+        for rows, cols in pieces:
+            sums = batched_matmul(kernels, _values(PIXELS, image, rows, cols))  # (36, 1, F, P)
+            tiles = _times(OUTPUTS, sums.transpose(1, 2, 0, 3))  # (1, F, 16, P)
+            target = pixels(y)[:, rows, :, cols].transpose(0, 2, 4, 1, 3)
+            target[...] = pixels(tiles.reshape(*target.shape, N))
+
+    parallel_map(compute, _pieces_for_each_core(image, C, F))
     OH, OW = output_shape
     return batch_first(y.reshape(F, 4 * TH, 4 * TW, N)[:, :OH, :OW])
 
@@ -179,10 +183,15 @@ def kernel_gradient(image, dy):
     F, OH, OW = dy.shape[1:]
     dy = pad(dy, ((0, 4 * TH - OH), (0, 4 * TW - OW)))
     dimage = batch_last(batch_innermost(dy))  # (F, 4*TH, 4*TW, N)
-    dkernels = 0
-    for rows, cols in _pieces(image, max(C, F)):
-        dsums = _values(OUTPUTS.T, dimage, rows, cols)  # (36, 1, F, P)
-        dkernels = dkernels + batched_matmul_sum(_values(PIXELS, image, rows, cols), dsums)  # (36, C, F)
+
+    def partial_sum(pieces):
+        dkernels = 0
+        for rows, cols in pieces:
+            dsums = _values(OUTPUTS.T, dimage, rows, cols)  # (36, 1, F, P)
+            dkernels = dkernels + batched_matmul_sum(_values(PIXELS, image, rows, cols), dsums)
+        return dkernels
+
+    dkernels = sum(parallel_map(partial_sum, _pieces_for_each_core(image, C, F)))  # (36, C, F)
     dweight = _times(KERNELS.T, dkernels.reshape(1, 1, 36, C * F))  # (1, 1, 9, C*F)
     return dweight.reshape(3, 3, C, F).transpose(3, 2, 0, 1)
 
@@ -205,6 +214,14 @@ def _pieces(image, channels):
     if count >= TW:
         return [(rows, slice(0, TW)) for rows in chunk_slices(TH, count // TW)]
     return [(slice(row, row + 1), cols) for row in range(TH) for cols in chunk_slices(TW, count)]
+
+
+def _pieces_for_each_core(image, C, F):
+    """Lists of pieces: one for each core, or a single one where it would not pay or a chunk of several is computed."""
+    pieces = _pieces(image, max(C, F))
+    if current_chunk() is not None or image.size * F * 9 < PARALLEL_WORK:
+        return [pieces]
+    return [pieces[part] for part in per_core_slices(len(pieces))]
 
 
 def _values(matrix, image, rows, cols):

@@ -277,8 +277,4 @@ class Branches(Block):
 
 
 def _sum(arrays):
-    return functools.reduce(lambda a, b: operations.current.elementwise(_add, a, b), arrays)
-
-
-def _add(a, b):
-    return a + b
+    return functools.reduce(lambda a, b: operations.current.elementwise(operations.add, a, b), arrays)

@@ -85,9 +85,9 @@ class Dropout(Layer):
         mask = operations.current.elementwise(_mask, random, self.rate, scale)
 
         def backward(dy):
-            return operations.current.elementwise(_times, dy, mask)
+            return operations.current.elementwise(operations.multiply, dy, mask)
 
-        return operations.current.elementwise(_times, x, mask), backward
+        return operations.current.elementwise(operations.multiply, x, mask), backward
 
     def _check_axes(self, ndim, shape):
         if max(self._axes, default=0) >= ndim:
@@ -96,7 +96,3 @@ class Dropout(Layer):
 
 def _mask(random, rate, scale):
     return (random >= rate) * scale
-
-
-def _times(x, mask):
-    return x * mask

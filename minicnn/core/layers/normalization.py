@@ -11,6 +11,7 @@ compute the same at all times.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from minicnn.core.errors import InputError
 from minicnn.core.layer import Layer
 from minicnn.core.parameter import Parameter, State
 from minicnn.core.types import Array, Backward, DType, Initializer, Shape
+
+#: From `dy` to `dx`, `dscale` and `dshift`.
+ToGradients = Callable[[Array], tuple[Array, Array, Array]]
 
 
 class Normalization(Layer):
@@ -49,25 +53,25 @@ class Normalization(Layer):
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Backward]:
         self.check_parameter(self.scale, x)
         self.check_input(x, ndim=len(self.built_input_shape) + 1, features=self.scale.value.shape[0])
-        y, backward = self.normalize(x, training)
+        y, to_gradients = self.normalize(x, training)
 
-        def add_gradients(dy):
-            dx, dscale, dshift = backward(dy)
+        def backward(dy):
+            dx, dscale, dshift = to_gradients(dy)
             self.scale.add_gradient(dscale.reshape(self.scale.value.shape))
             self.shift.add_gradient(dshift.reshape(self.shift.value.shape))
             return dx
 
-        return y, add_gradients
+        return y, backward
 
-    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
-        """The output, and a function of its gradient to those of x, of the scale and of the shift.
+    def normalize(self, x: Array, training: bool) -> tuple[Array, ToGradients]:
+        """The output, and a function of its gradient `dy` that computes the three gradients.
 
         Args:
             x: (N, C, ...), floating point.
             training: whether to compute as in training.
 
         Returns:
-            (y, backward), as from `forward`.
+            y, of the shape of x, and a function of dy to dx, dscale and dshift.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a normalize method")
 
@@ -146,13 +150,13 @@ class BatchNorm(Normalization):
             self.running_variance.value = operations.current.array(np.ones(input_shape[:1], dtype))
         return output_shape
 
-    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
+    def normalize(self, x: Array, training: bool) -> tuple[Array, ToGradients]:
         scale, shift = (_as_batch(parameter.value, x.ndim) for parameter in (self.scale, self.shift))
         if not training or not self.trainable:
             mean, variance = (_as_batch(state.value, x.ndim) for state in (self.running_mean, self.running_variance))
             return _with_kept(x, mean, variance, scale, shift, self.epsilon)
         axes = (0, *range(2, x.ndim))
-        y, mean, variance, n, backward = operations.current.normalize(x, axes, scale, shift, self.epsilon)
+        y, mean, variance, n, to_gradients = operations.current.normalize(x, axes, scale, shift, self.epsilon)
         if n == 1:
             raise self._count_error(x)
 
@@ -161,7 +165,7 @@ class BatchNorm(Normalization):
             self._update(self.running_variance, variance * (n / (n - 1)))
 
         operations.current.once(update)
-        return y, backward
+        return y, to_gradients
 
     def _update(self, running, batch):
         running.value = running.value * self.momentum + batch.reshape(-1) * (1 - self.momentum)
@@ -224,12 +228,12 @@ class LayerNorm(Normalization):
         _check_count(self, math.prod(input_shape), input_shape)
         return super().output_shape(input_shape)
 
-    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
+    def normalize(self, x: Array, training: bool) -> tuple[Array, ToGradients]:
         if x.shape[1:] != self.scale.value.shape:
             raise self._shape_error(x)
         scale, shift = self.scale.value[None], self.shift.value[None]
-        y, *_, backward = operations.current.normalize(x, tuple(range(1, x.ndim)), scale, shift, self.epsilon)
-        return y, backward
+        y, *_, to_gradients = operations.current.normalize(x, tuple(range(1, x.ndim)), scale, shift, self.epsilon)
+        return y, to_gradients
 
     def _shape_error(self, x):
         return InputError(
@@ -291,43 +295,39 @@ class GroupNorm(Normalization):
         _check_count(self, math.prod(shape) // self.groups, input_shape)
         return shape
 
-    def normalize(self, x: Array, training: bool) -> tuple[Array, Backward]:
+    def normalize(self, x: Array, training: bool) -> tuple[Array, ToGradients]:
         grouped = x.reshape(len(x), self.groups, -1, *x.shape[2:])  # (N, G, C/G, H, W)
         ones = (1,) * (x.ndim - 2)
         scale, shift = (parameter.value.reshape(1, self.groups, -1, *ones) for parameter in (self.scale, self.shift))
         axes = tuple(range(2, grouped.ndim))
-        y, *_, backward = operations.current.normalize(grouped, axes, scale, shift, self.epsilon)
+        y, *_, to_gradients = operations.current.normalize(grouped, axes, scale, shift, self.epsilon)
 
         def from_groups(dy):
-            dx, dscale, dshift = backward(dy.reshape(grouped.shape))
+            dx, dscale, dshift = to_gradients(dy.reshape(grouped.shape))
             return dx.reshape(x.shape), dscale, dshift
 
         return y.reshape(x.shape), from_groups
 
 
 def _with_kept(x, mean, variance, scale, shift, epsilon):
-    """The same with a mean and a variance that do not depend on x."""
+    """As `Operations.normalize`, with a mean and a variance that were kept: they do not depend on x.
+
+    Returns:
+        y, and a function of dy to dx, dscale and dshift.
+    """
     elementwise, axes = operations.current.elementwise, (0, *range(2, x.ndim))
     factor = 1 / np.sqrt(variance + epsilon)
-    slope = scale * factor  # the same as of the normalized x, with half of the passes over memory
+    slope = scale * factor  # y = x * slope + (shift - mean * slope): half of the passes over memory
 
-    def backward(dy):
+    def to_gradients(dy):
         dscale = elementwise(_times_normalized, dy, x, mean, factor).sum(axis=axes)
-        return elementwise(_times, dy, slope), dscale, dy.sum(axis=axes)
+        return elementwise(operations.multiply, dy, slope), dscale, dy.sum(axis=axes)
 
-    return elementwise(_line, x, slope, shift - mean * slope), backward
-
-
-def _line(x, slope, intercept):
-    return x * slope + intercept
+    return elementwise(operations.scale_and_shift, x, slope, shift - mean * slope), to_gradients
 
 
 def _times_normalized(dy, x, mean, factor):
     return dy * ((x - mean) * factor)
-
-
-def _times(x, factor):
-    return x * factor
 
 
 def _as_batch(value, ndim):
