@@ -29,7 +29,7 @@ from minicnn.backends.numpy.threads import (
     tune_malloc,
 )
 from minicnn.core.layer import independent_samples
-from minicnn.core.layers import Conv2D, MaxPool2D
+from minicnn.core.layers import Conv2D
 from minicnn.core.operations import Operations
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 64  # images that a core takes at a time through the layers on images
@@ -192,7 +192,7 @@ class NumpyOperations(Operations):
         per_core = max(-(-N // cores), smallest)
         limit = LARGEST_CHUNK if largest < LARGE_IMAGE else LARGEST_CHUNK // 2
         one_each, chunks = chunk_slices(N, per_core), chunk_slices(N, min(per_core, limit))
-        if N * work < PARALLEL_WORK or len(chunks) < 2 or current_chunk() is not None:
+        if N * work < PARALLEL_WORK or len(chunks) < 2 or current_chunk() is not None or _is_divided(layers, x):
             return [(layers, None, False)]
         segments = []
         for start, stop, cut, share in plan:
@@ -210,6 +210,16 @@ class NumpyOperations(Operations):
             plan = _plan(layers, shape, training, sharing)
             self._plans[key] = [weakref.ref(layer) for layer in layers], *plan
         return plan
+
+
+def _is_divided(layers, x):
+    """Whether the only layer divides its work among the cores by itself, and so needs no copies of the batch."""
+    layer, *others = layers
+    return (
+        not others
+        and isinstance(layer, Conv2D)
+        and convolution.has_few_tiles(x.shape, layer.window, layer.filters, layer.groups, x.dtype.itemsize)
+    )
 
 
 def _plan(layers, shape, training, sharing):
@@ -232,12 +242,6 @@ def _plan(layers, shape, training, sharing):
         work += multiply_adds
         shape = layer.built_output_shape(shape)
         largest = max(largest, math.prod(shape))
-    for segment in segments:
-        start, stop = segment["start"], segment["stop"]
-        # to cut a batch again costs a copy, which pays only where there is something to multiply
-        segment["cut"] = segment["cut"] and (segment["work"] > 0 or start == 0)
-        # one layer alone is divided among the cores without a copy: a convolution by tiles, pooling by channels
-        if stop - start == 1 and isinstance(layers[start], (Conv2D, MaxPool2D)):
-            segment["cut"] = False
-    plan = [(s["start"], s["stop"], s["cut"], s["share"]) for s in segments]
+    # to cut a batch again costs a copy, which pays only where there is something to multiply
+    plan = [(s["start"], s["stop"], s["cut"] and (s["work"] > 0 or s["start"] == 0), s["share"]) for s in segments]
     return plan, work, largest
