@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.backends.numpy import winograd
+from minicnn.backends.numpy.layout import batch_first, batch_last, pixels
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
 from minicnn.backends.numpy.threads import current_chunk, parallel_map, per_core_slices, thread_count
 from minicnn.core import im2col
@@ -89,8 +90,8 @@ def correlate(x, weight, window, groups):
 def has_few_tiles(shape, window, filters, groups, itemsize):
     """Whether a convolution of a complete batch has so few tiles that none is so low that its rows are copied often.
 
-    Then it is divided among the cores by tiles. Forward and backward of 32 images, 256 to 256 channels, 14x14 pixels and
-    a kernel of one pixel, takes 8.4 ms so, and 10.1 with the batch cut into chunks and put together again.
+    Then it is divided among the cores by tiles. Forward and backward of 32 images, 256 to 256 channels, 14x14 pixels
+    and a kernel of one pixel, takes 8.4 ms so, and 10.1 with the batch cut into chunks and put together again.
     """
     by_winograd = winograd.suits_shapes(shape, window, filters, groups, itemsize)
     return by_winograd or len(tiles(shape, window, filters, itemsize)) <= 3 * thread_count()
@@ -131,7 +132,8 @@ def image_gradient(dy, weight, window, groups, shape):
     F / groups: a kernel of 3x3 for each channel alone takes 3 ms instead of 19.
 
     With a stride of 2, the pixels of even rows and those of odd rows were read by different taps. So there are four
-    convolutions, each with its part of the kernel: a step of a convolution of 64 to 128 channels takes 7 % less time.
+    convolutions, each with its part of the kernel: both gradients of a convolution of 64 to 128 channels take 25 % less
+    time than with every number added to its pixel.
 
     Args:
         dy: (N, F, OH, OW).
@@ -143,17 +145,30 @@ def image_gradient(dy, weight, window, groups, shape):
     N, C, H, W = shape
     axes = zip((H, W), dy.shape[2:], window.kernel_size, window.stride, window.dilation, window.pads(H, W), strict=True)
     all_rows, all_cols = (_phases(*axis) for axis in axes)
-    dx = None if window.stride == (1, 1) else np.zeros((C, H, W, N), dy.dtype).transpose(3, 0, 1, 2)
-    for rows, cols in itertools.product(all_rows, all_cols):
-        kernels = weight[:, :, rows.taps, cols.taps][..., ::-1, ::-1]
-        kernels = kernels.reshape(groups, -1, *kernels.shape[1:]).swapaxes(1, 2)  # (G, C/G, F/G, taps, taps)
-        kernels = np.ascontiguousarray(kernels).reshape(C, -1, *kernels.shape[3:])  # BLAS takes no reversed axis
-        part_window = Window(kernels.shape[2:], padding=(rows.pads, cols.pads), dilation=window.dilation)
-        part, _, _ = convolve(dy[:, :, rows.read, cols.read], kernels, part_window, groups)
-        if dx is None:
-            return part
-        dx[:, :, rows.pixels, cols.pixels] = part
-    return dx
+    phases = list(itertools.product(all_rows, all_cols))
+    if window.stride == (1, 1):
+        return _of_phase(dy, weight, window, groups, *phases[0])
+    dx = (np.empty if len(phases) == math.prod(window.stride) else np.zeros)((C, H, W, N), dy.dtype)
+
+    def compute(phase):
+        rows, cols = phase
+        part = _of_phase(dy, weight, window, groups, rows, cols)
+        pixels(dx)[:, rows.pixels, cols.pixels] = pixels(batch_last(part))
+
+    parallel_map(
+        compute, sorted(phases, key=lambda phase: phase[0].taps.start + phase[1].taps.start)
+    )  # long ones first
+    return batch_first(dx)
+
+
+def _of_phase(dy, weight, window, groups, rows, cols):
+    """The gradient of the images' pixels of one phase along the height and one along the width: (N, C, rows, cols)."""
+    kernels = weight[:, :, rows.taps, cols.taps][..., ::-1, ::-1]
+    kernels = kernels.reshape(groups, -1, *kernels.shape[1:]).swapaxes(1, 2)  # (G, C/G, F/G, taps, taps)
+    _, _, _, *taps = kernels.shape
+    kernels = np.ascontiguousarray(kernels).reshape(-1, kernels.shape[2], *taps)  # BLAS takes no reversed axis
+    around = Window(tuple(taps), padding=(rows.pads, cols.pads), dilation=window.dilation)
+    return convolve(dy[:, :, rows.read, cols.read], kernels, around, groups)[0]
 
 
 class Phase(NamedTuple):
