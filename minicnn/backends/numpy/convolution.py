@@ -53,7 +53,8 @@ def correlate(x, weight, window, groups):
     F = len(weight)
     y_shape = N, F, *window.output_shape(H, W)
     pads = window.pads(H, W)
-    im2col.check_padding(x, pads)
+    if pads != NO_PADS:
+        im2col.check_padding(x, pads)
     if window == ONE_PIXEL:
         x = x.reshape(N, C, 1, H * W)
     OH, OW = window.output_shape(*x.shape[2:])
@@ -291,27 +292,22 @@ def tile_columns(image, window, pads, rows, cols):
     else:
         strips = np.empty((G, read.stop - read.start, C, KW, OW, N), dtype=image.dtype)
         inside, pixel_rows = _inside(read.start - top, 1, read.stop - read.start, H)
-        _clear_outside(strips, axis=1, inside=inside)
+        shifted = strips[:, inside]
+        if shifted.shape[1] < strips.shape[1]:
+            strips[:, : inside.start] = strips[:, inside.stop :] = 0
         for kw in range(KW):
-            shifted = strips[:, inside, :, kw]
             positions, pixel_cols = _inside(cols.start * SW + kw * DW - left, SW, OW, W)
-            _clear_outside(shifted, axis=3, inside=positions)
-            shifted[:, :, :, positions] = image[:, pixel_rows, :, pixel_cols]
+            shifted[:, :, :, kw, positions] = image[:, pixel_rows, :, pixel_cols]
+            if positions.start > 0:
+                shifted[:, :, :, kw, : positions.start] = 0
+            if positions.stop < OW:
+                shifted[:, :, :, kw, positions.stop :] = 0
     strips = strips.reshape(G, -1, C * KW, OW * N)
     group, strip, *inside = strips.strides
     stacks = np.lib.stride_tricks.as_strided(
         strips, shape=(G, OH, KH, *strips.shape[2:]), strides=(group, SH * strip, DH * strip, *inside)
     )
     return stacks.reshape(G, OH, -1, OW * N)
-
-
-def _clear_outside(array, axis, inside):
-    """Zero before and after a slice of an axis."""
-    before = (slice(None),) * axis
-    if inside.start > 0:
-        array[(*before, slice(inside.start))] = 0
-    if inside.stop < array.shape[axis]:
-        array[(*before, slice(inside.stop, None))] = 0
 
 
 def _inside(first, stride, positions, size):

@@ -9,6 +9,8 @@ speed depends on it.
 
 import numpy as np
 
+FEW_BYTES = 128  # of the numbers of a pixel: with more it is copied as fast as they are
+
 
 def batch_last(x):
     """A view of a batch (N, ...) with the batch as its last axis, (..., N).
@@ -29,22 +31,28 @@ def batch_innermost(x):
     x_last = batch_last(x)
     if x_last.flags.c_contiguous:
         return x
-    if x_last.strides[-1] != x.itemsize:
-        return batch_first(np.ascontiguousarray(x_last))
     copy = np.empty(x_last.shape, x.dtype)
-    pixels(copy)[...] = pixels(x_last)
+    _copy(x_last, copy)
     return batch_first(copy)
 
 
 def concatenate(batches):
-    """Chunks of a batch, each contiguous as `batch_innermost` returns it, as one batch."""
+    """Chunks of a batch as one batch."""
     *shape, _ = batch_last(batches[0]).shape
     whole = np.empty((*shape, sum(map(len, batches))), batches[0].dtype)
     start = 0
-    for batch in map(batch_last, map(batch_innermost, batches)):
-        pixels(whole[..., start : start + batch.shape[-1]])[...] = pixels(batch)
-        start += batch.shape[-1]
+    for batch in map(batch_last, batches):
+        stop = start + batch.shape[-1]
+        _copy(batch, whole[..., start:stop])
+        start = stop
     return batch_first(whole)
+
+
+def _copy(source, target):
+    """Copy an array (..., N); pixels of few numbers as one element each."""
+    if source.shape[-1] * source.itemsize <= FEW_BYTES and source.strides[-1] == source.itemsize:
+        source, target = pixels(source), pixels(target)
+    target[...] = source
 
 
 def pixels(image):

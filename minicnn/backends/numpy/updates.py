@@ -17,6 +17,7 @@ from minicnn.backends.numpy.matmul import PRODUCT_BYTES, axpby, gemm
 from minicnn.backends.numpy.threads import chunk_slices, parallel_map, thread_count
 from minicnn.core.optimizers import SGD, Adam
 
+PARALLEL_SIZE = 2**18  # numbers of a weight from which it pays to divide them among the cores
 BLOCK_BYTES = 2**21  # of a gradient that are applied at a time: for smaller ones the calls take long
 
 
@@ -30,7 +31,9 @@ def apply(optimizer, value, gradients, arguments, scale):
         _update_rows(optimizer, value, dense, None, arguments, scale, ...)
         return
     low_rank.right = np.ascontiguousarray(low_rank.right)  # the update by blocks takes 105 ms instead of 120
-    size = 1 + min(PRODUCT_BYTES // max(1, value[0].nbytes), (len(value) - 1) // thread_count())
+    size = 1 + PRODUCT_BYTES // max(1, value[0].nbytes)
+    if value.size >= PARALLEL_SIZE:
+        size = min(size, -(-len(value) // thread_count()))
     slices = chunk_slices(len(value), size)
     parallel_map(functools.partial(_update_rows, optimizer, value, dense, low_rank, arguments, scale), slices)
 
