@@ -133,8 +133,8 @@ def image_gradient(dy, weight, window, groups, shape):
     F / groups: a kernel of 3x3 for each channel alone takes 3 ms instead of 19.
 
     With a stride of 2, the pixels of even rows and those of odd rows were read by different taps. So there are four
-    convolutions, each with its part of the kernel: both gradients of a convolution of 64 to 128 channels take 25 % less
-    time than with every number added to its pixel.
+    convolutions, each with its part of the kernel: forward and backward of a convolution alone of 64 to 128 channels
+    take 12 ms so for 32 images, and 17 with every number added to its pixel.
 
     Args:
         dy: (N, F, OH, OW).
