@@ -101,7 +101,7 @@ def test_parallel_inside_parallel_is_a_loop():
 
 
 def test_chunks_exchange_values_in_their_order_as_often_as_they_like(monkeypatch):
-    monkeypatch.setenv("MINICNN_THREADS", "4")
+    monkeypatch.setenv("MINICNN_THREADS", "2")
 
     def work(number):
         return exchange(number), exchange(10 * number), sum(exchange(1))

@@ -137,7 +137,8 @@ class NumpyOperations(Operations):
 
         The layers on images are computed in chunks; a dense layer would read all its weights for every chunk, and
         divides its matrix products instead. A layer that needs the complete batch ends a segment, and after it the
-        batch is cut again.
+        batch is cut again. Where layers need nothing but means of the complete batch, as BatchNorm does, each core has
+        one chunk and all are computed together.
         """
         passes = []
         with single_threaded_blas():

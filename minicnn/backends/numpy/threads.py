@@ -75,7 +75,7 @@ def parallel_map(function, arguments, meeting=None):
     Args:
         function: of one argument.
         arguments: any iterable.
-        meeting: a `Meeting` where the functions may exchange values; then there are no more arguments than cores.
+        meeting: a `Meeting` where the functions may exchange values; then each argument has a thread of its own.
 
     >>> parallel_map(abs, [-1, 2, -3])
     [1, 2, 3]
@@ -99,7 +99,7 @@ def parallel_map(function, arguments, meeting=None):
             finally:
                 _current.chunk = _current.deferred = _current.meeting = None
 
-    helpers = min(thread_count(), len(arguments)) - 1
+    helpers = len(arguments) - 1 if meeting is not None else min(thread_count(), len(arguments)) - 1
     ended = queue.SimpleQueue()
     with single_threaded_blas(), _Helpers.one_meeting if meeting is not None else contextlib.nullcontext():
         begun = 0
@@ -138,7 +138,7 @@ class Meeting:
         chunks: how many.
 
     >>> meeting = Meeting(2)
-    >>> parallel_map(lambda value: sum(exchange(value)), [1, 2], meeting) if thread_count() > 1 else [3, 3]
+    >>> parallel_map(lambda value: sum(exchange(value)), [1, 2], meeting)
     [3, 3]
     """
 
