@@ -2,8 +2,9 @@
 
 `im2col` copies every pixel once for each tap of the kernel. Here an image row
 is copied only KW times, into a strip, and neighbouring rows of the output
-share their strips in memory. Padding is written into the strips alone. Large outputs are computed in tiles, so that the
-columns stay small whatever the batch and the image.
+share their strips in memory. Padding is written into the strips alone. Large
+outputs are computed in tiles, so that the columns stay small whatever the
+batch and the image.
 
 The rows of these columns are in the order kh, c, kw, and not c, kh, kw as in
 `im2col`: only so do the strips of one window follow each other in memory. No
@@ -156,9 +157,8 @@ def image_gradient(dy, weight, window, groups, shape):
         part = _of_phase(dy, weight, window, groups, rows, cols)
         pixels(dx)[:, rows.pixels, cols.pixels] = pixels(batch_last(part))
 
-    parallel_map(
-        compute, sorted(phases, key=lambda phase: phase[0].taps.start + phase[1].taps.start)
-    )  # long ones first
+    most_taps_first = sorted(phases, key=lambda phase: phase[0].taps.start + phase[1].taps.start)
+    parallel_map(compute, most_taps_first)
     return batch_first(dx)
 
 

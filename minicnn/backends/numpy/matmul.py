@@ -38,7 +38,7 @@ def parallel_matmul(a, b, out=None):
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
     N = b.shape[1]
-    width = N if N <= 64 else max(n for n in range(1, 65) if N % n == 0)
+    width = _largest_divisor(N, limit=64)
     # a transposed matrix, whose rows are not contiguous, gains only from few columns
     if blas_multiplies_small() and (width >= 8 if a.flags.c_contiguous else width == N):
         pieces = np.ascontiguousarray(b.reshape(len(b), -1, width).swapaxes(0, 1))  # (N / width, inner, width)
@@ -94,11 +94,17 @@ def batched_matmul_sum(a, b):
     transposed = np.ascontiguousarray(b.swapaxes(2, 3))  # (G, S, inner, columns)
     height, width = rows, inner
     if rows % 32 == 0 and columns <= 32 and blas_multiplies_small():
-        divisor = max(k for k in range(1, SMALL_PRODUCT // (32 * columns) + 1) if inner % k == 0)
+        divisor = _largest_divisor(inner, limit=SMALL_PRODUCT // (32 * columns))
         height, width = (32, divisor) if divisor >= 64 else (rows, inner)
     pieces = a.reshape(*a.shape[:2], rows // height, height, inner // width, width).swapaxes(3, 4)
     products = pieces @ transposed.reshape(*a.shape[:2], 1, inner // width, width, columns)
     return products.sum(axis=(1, 3)).reshape(len(a), rows, columns)
+
+
+@functools.cache
+def _largest_divisor(number, limit):
+    """The largest divisor of a number up to a limit."""
+    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 
 
 def _small_width(work, columns):
