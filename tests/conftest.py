@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,16 @@ import pytest
 import minicnn as mc
 
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +44,15 @@ def real_data():
     if not REAL_DATA.is_dir():
         pytest.skip("no real notMNIST images beside the project (../shared/data)")
     return REAL_DATA
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for the pages as a user sees them."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

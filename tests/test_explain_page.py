@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from decimal import Decimal
 
 import numpy as np
@@ -13,33 +12,12 @@ import minicnn as mc
 from minicnn.inspect.explain import excitation
 from minicnn.inspect.explain.collect import DRAWN_LAYERS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 OPEN = """const open = (layer, backward) => {
   document.getElementById(backward ? 'backward' : 'forward').click();
   document.getElementById(`layer-${layer}`).click();
   if (document.querySelectorAll('#detail h2').length !== 1) throw Error('no view');
 }"""
 WIDTHS = {360: 740, 390: 844, 768: 1024, 1280: 720, 1920: 1080}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +23,6 @@ from minicnn.inspect.explain import excitation, live_server
 from minicnn.inspect.explain.collect import collect as collect_page
 from minicnn.inspect.explain.experiment import Experiment, kept_epochs, rebuilt
 from minicnn.inspect.explain.live import MOST_BYTES, LiveServer
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 def network(seed=0):
@@ -438,17 +434,6 @@ def test_a_port_that_is_taken_is_a_sentence(server):
 
 
 # The page in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
