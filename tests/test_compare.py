@@ -137,7 +137,7 @@ def test_tables_parse_and_agree(tmp_path):
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {len(tables.HEADER) + 1}
     text = (tmp_path / "table.txt").read_text()
-    assert "218,490" in text and "81 %" in text
+    assert "289,290" in text and "81 %" in text
 
 
 # Stop and resume

@@ -34,7 +34,7 @@ def torch():
 
 def network(name, seed):
     """A network of the library for images that are small, with running means that are not those of a new one."""
-    model = getattr(mc.networks, name)((1, 12, 12) if name == "lenet5" else (1, 8, 7), 4, seed=seed)
+    model = getattr(mc.networks, name)((1, 12, 12) if name in ("lenet5", "small_resnet") else (1, 8, 7), 4, seed=seed)
     rng = np.random.default_rng(seed)
     for state in model.states().values():
         if getattr(getattr(state, "value", None), "shape", None):

@@ -14,7 +14,7 @@ PARAMETERS = {
     "logistic_regression": 7_850,
     "dense": 795_010,
     "dense_dropout": 795_010,
-    "small_resnet": 218_490,
+    "small_resnet": 289_290,
 }
 
 
@@ -47,6 +47,14 @@ def test_every_network_of_the_module_is_listed_here():
 def test_other_inputs_and_classes():
     model = mc.networks.lenet5(input_shape=(3, 32, 32), classes=4)
     assert model.shapes[-1] == (4,)
+
+
+def test_a_small_resnet_of_small_images_and_its_limit(rng):
+    for shape in ((1, 5, 5), (1, 8, 8), (3, 16, 12)):
+        model = mc.networks.small_resnet(shape, classes=3, filters=(8, 12, 16))
+        assert model.predict(rng.random((2, *shape))).shape == (2, 3)
+    with pytest.raises(mc.InputError, match="5 x 5"):
+        mc.networks.small_resnet((1, 4, 9))
 
 
 def test_same_seed_same_weights():

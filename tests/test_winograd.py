@@ -14,6 +14,8 @@ rng = np.random.default_rng(0)
 @pytest.fixture
 def always(monkeypatch):
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    yield
+    winograd.best_algorithm.cache_clear()
 
 
 OPTIONS = [
@@ -28,9 +30,12 @@ OPTIONS = [
 
 
 @pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("m", winograd.TILES)
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize(("padding", "shape"), OPTIONS)
-def test_it_is_the_convolution(monkeypatch, padding, shape, pieces):
+def test_it_is_the_convolution(monkeypatch, padding, shape, pieces, m):
+    monkeypatch.setattr(winograd, "TILES", (m,))
+    winograd.best_algorithm.cache_clear()
     if pieces:
         monkeypatch.setattr(winograd, "WORK", 1)  # a tile at a time
     layer = built(lambda: mc.Conv2D(2, 3, padding=padding), (3, *shape))
@@ -41,8 +46,32 @@ def test_it_is_the_convolution(monkeypatch, padding, shape, pieces):
     mc.gradcheck.check(layer, x)
 
 
+def test_what_is_kept_for_the_backward_pass_does_not_change_it(monkeypatch):
+    """A backward pass may follow inference, too, where nothing is kept; and there is a limit of memory."""
+    x, dy = rng.normal(size=(4, 48, 6, 6)).astype("float32"), rng.normal(size=(4, 64, 6, 6)).astype("float32")
+    found = []
+    for training, limit in ((True, winograd.KEPT), (False, winograd.KEPT), (True, 0)):
+        monkeypatch.setattr(winograd, "KEPT", limit)
+        layer = mc.Conv2D(64, 3, padding=1)
+        model = mc.Sequential([layer], (48, 6, 6), seed=1)
+        assert winograd.suits(x, layer.window, layer.weight.value)
+        _, backward = model.forward(x, training=training)
+        found.append((backward(dy), layer.weight.grad))
+    for dx, dweight in found[1:]:
+        np.testing.assert_array_equal(dx, found[0][0])
+        np.testing.assert_array_equal(dweight, found[0][1])
+
+
+def test_the_tiles_waste_few_outputs():
+    sizes = {size: winograd.best_algorithm(size, size, 96, 96).m for size in (4, 6, 8, 9, 12, 28)}
+    assert sizes == {4: 4, 6: 3, 8: 4, 9: 3, 12: 4, 28: 4}
+
+
 @pytest.mark.usefixtures("always")
-def test_its_rounding_in_float32():
+@pytest.mark.parametrize("m", winograd.TILES)
+def test_its_rounding_in_float32(monkeypatch, m):
+    monkeypatch.setattr(winograd, "TILES", (m,))
+    winograd.best_algorithm.cache_clear()
     C, F = 64, 48
     x, weight = rng.normal(size=(2, C, 9, 9)), rng.normal(size=(F, C, 3, 3)) / 24
     exact = convolution_of(x, weight)
@@ -61,12 +90,15 @@ def convolution_of(x, weight):
 @pytest.mark.parametrize(
     ("make", "channels"),
     [
-        (lambda: mc.Conv2D(64, 3), 63),
-        (lambda: mc.Conv2D(63, 3), 64),
+        (lambda: mc.Conv2D(48, 3), 47),
+        (lambda: mc.Conv2D(47, 3), 48),
         (lambda: mc.Conv2D(64, 3, stride=2), 64),
         (lambda: mc.Conv2D(64, 3, dilation=2), 64),
         (lambda: mc.Conv2D(64, 3, padding=3), 64),
         (lambda: mc.Conv2D(64, (3, 1)), 64),
+        (lambda: mc.Conv2D(64, (3, 5), padding=1), 64),
+        (lambda: mc.Conv2D(64, 4, padding=1), 64),
+        (lambda: mc.Conv2D(64, 1), 64),
         (lambda: mc.Conv2D(128, 3, groups=2), 128),
     ],
 )

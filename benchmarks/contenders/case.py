@@ -70,6 +70,7 @@ NETWORKS = {
 CONV64 = "conv64"
 LAYERS = {
     CONV64: ((64, 28, 28), (32, 128), conv(64, 3)),
+    "conv96": ((96, 6, 6), (32, 128), conv(96, 3)),
     "depthwise": ((64, 32, 32), (32, 128), conv(64, 3, groups=64)),
     "conv5x5": ((32, 28, 28), (32, 128), conv(32, 5)),
     "conv_stride2": ((64, 28, 28), (32, 128), conv(128, 3, stride=2)),

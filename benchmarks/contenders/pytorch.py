@@ -16,12 +16,13 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
-def normalized(inputs, filters, stride=1):
-    return [nn.Conv2d(inputs, filters, 3, stride, padding=1, bias=False), nn.BatchNorm2d(filters)]
+def normalized(inputs, filters, size=3, **window):
+    return [nn.Conv2d(inputs, filters, size, bias=False, **window), nn.BatchNorm2d(filters)]
 
 
 def block(filters):
-    return [Residual(*normalized(filters, filters), nn.ReLU(), *normalized(filters, filters)), nn.ReLU()]
+    first, second = (normalized(filters, filters, padding=1) for _ in range(2))
+    return [Residual(*first, nn.ReLU(), *second), nn.ReLU()]
 
 
 OWN = {
@@ -59,14 +60,14 @@ OWN = {
         nn.Linear(5000, 10),
     ],
     "small_resnet": lambda: [
-        *normalized(1, 16),
+        *normalized(1, 64, 5, stride=2),
         nn.ReLU(),
-        *normalized(16, 32, stride=2),
+        *block(64),
+        *block(64),
+        *normalized(64, 96, stride=3),
         nn.ReLU(),
-        *block(32),
-        *normalized(32, 96, stride=2),
+        *normalized(96, 96, padding=1),
         nn.ReLU(),
-        *block(96),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(96, 10),

@@ -54,7 +54,7 @@ MODELS = {
     "small_resnet": Model(
         mc.networks.small_resnet,
         lambda steps, epochs: modern.adam(steps * epochs),
-        "Adam 0.003 falling to 0, augmentation, label smoothing 0.1, averaged weights",
+        "Adam 0.004 falling to 0, augmentation, label smoothing 0.1, averaged weights",
         others=modern.generalization,
     ),
 }

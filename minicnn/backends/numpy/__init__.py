@@ -12,7 +12,7 @@ import weakref
 
 import numpy as np
 
-from minicnn.backends.numpy import convolution, gradients, normalization, pooling, updates
+from minicnn.backends.numpy import convolution, gradients, normalization, pooling, threads, updates
 from minicnn.backends.numpy.gradients import LowRank
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, parallel_matmul
@@ -141,13 +141,17 @@ class NumpyOperations(Operations):
         one chunk and all are computed together.
         """
         passes = []
-        with single_threaded_blas():
-            for segment, slices, together in self._segments(layers, x, training):
-                if slices is None:
-                    x, backward = super().run(segment, x, training)
-                else:
-                    x, backward = self._run_chunks(segment, slices, together, x, training)
-                passes.append((segment, backward))
+        before = threads.training.set(training)
+        try:
+            with single_threaded_blas():
+                for segment, slices, together in self._segments(layers, x, training):
+                    if slices is None:
+                        x, backward = super().run(segment, x, training)
+                    else:
+                        x, backward = self._run_chunks(segment, slices, together, x, training)
+                    passes.append((segment, backward))
+        finally:
+            threads.training.reset(before)
 
         def backward(dy, stop=None):
             with single_threaded_blas():

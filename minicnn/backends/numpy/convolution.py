@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.backends.numpy import winograd
-from minicnn.backends.numpy.layout import batch_first, batch_last, pixels
+from minicnn.backends.numpy.layout import FEW_BYTES, batch_first, batch_last, pixels
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
-from minicnn.backends.numpy.threads import current_chunk, parallel_map, per_core_slices, thread_count
+from minicnn.backends.numpy.threads import current_chunk, parallel_map, per_core_slices, thread_count, training
 from minicnn.core import im2col
 from minicnn.core.errors import InputError
 from minicnn.core.window import Window, pixels_read
@@ -70,7 +70,7 @@ def correlate(x, weight, window, groups):
         columns = tile_columns(image, window, pads, *tile)  # (G, S, KH*C/G*KW, M), S matrices a group
         batched_matmul(kernels, columns, out=_tile(y, groups, *tile))
         # small ones are kept for the backward pass, which takes 0.05 ms less of LeNet-5's 2
-        return columns if columns.nbytes * len(all_tiles) <= TILE else None
+        return columns if training.get() and columns.nbytes * len(all_tiles) <= TILE else None
 
     kept = parallel_map(forward, all_tiles)
 
@@ -295,9 +295,12 @@ def tile_columns(image, window, pads, rows, cols):
         shifted = strips[:, inside]
         if shifted.shape[1] < strips.shape[1]:
             strips[:, : inside.start] = strips[:, inside.stop :] = 0
+        source, target = image, shifted
+        if SW > 1 and N * image.itemsize <= FEW_BYTES and image.strides[-1] == image.itemsize:
+            source, target = pixels(image), pixels(shifted)  # the first layer of AlexNet takes 10 % less time so
         for kw in range(KW):
             positions, pixel_cols = _inside(cols.start * SW + kw * DW - left, SW, OW, W)
-            shifted[:, :, :, kw, positions] = image[:, pixel_rows, :, pixel_cols]
+            target[:, :, :, kw, positions] = source[:, pixel_rows, :, pixel_cols]
             if positions.start > 0:
                 shifted[:, :, :, kw, : positions.start] = 0
             if positions.stop < OW:

@@ -40,8 +40,10 @@ def max_pool(x, window):
         image = batch_last(batch_innermost(pad(image, window.pads(H, W), lowest)))
         dimage = np.empty(image.shape, dtype=dy.dtype)
 
+        to_largest = _to_largest if window.overlaps else _to_largest_apart
+
         def backward(channels):
-            _to_largest(image[channels], largest[channels], batch_last(dy)[channels], window, dimage[channels])
+            to_largest(image[channels], largest[channels], batch_last(dy)[channels], window, dimage[channels])
 
         parallel_map(backward, _blocks(image))
         return unpad(window, dimage, H, W)
@@ -65,40 +67,50 @@ def _to_largest(image, y, dy, window, dimage):
     SW = window.stride[1]
     OH, OW = y.shape[1:3]
     rows, columns = _taps(window, OH, OW)
-    overlaps = [stride < extent for stride, extent in zip(window.stride, window.extent, strict=True)]
     starts = range(min(SW, image.shape[2]))  # a stride may be longer than the rows
     phases = [np.ascontiguousarray(pixels(image)[:, :, first::SW]) for first in starts]
     phases = [phase.view(image.dtype).reshape(*phase.shape, -1) for phase in phases]
     along = [(column.start % SW, slice(column.start // SW, column.start // SW + OW)) for column in columns]
     largest = _reduce(np.maximum, [phases[phase][:, :, cols] for phase, cols in along])  # (c, HP, OW, N): of each row
     dlargest = np.zeros(largest.shape, dtype=dy.dtype)
-    _route(dy.copy(), y, [(largest[:, row], dlargest[:, row]) for row in rows], overlaps[0])
+    _route(dy.copy(), y, [(largest[:, row], dlargest[:, row]) for row in rows])
     dphases = [np.zeros(phase.shape, dtype=dy.dtype) for phase in phases]
     taps = [(phases[phase][:, :, cols], dphases[phase][:, :, cols]) for phase, cols in along]
-    _route(dlargest, largest, taps, overlaps[1])
+    _route(dlargest, largest, taps)
     for first, dphase in enumerate(dphases):
         pixels(dimage)[:, :, first::SW] = pixels(dphase)
 
 
-def _route(gradient, largest, taps, overlaps):
+def _to_largest_apart(image, y, dy, window, dimage):
+    """The same for windows that do not overlap, one tap after the other: 2x2 alone takes 0.83 of the time so."""
+    OH, OW = y.shape[1:3]
+    source, target = pixels(image), pixels(dimage)
+    if (window.kernel_size, image.shape[1:3]) != (window.stride, (OH * window.stride[0], OW * window.stride[1])):
+        dimage[...] = 0  # what no window reads
+    rest = dy.copy()  # what no tap has received yet
+    *others, (_, _, last_rows, last_cols) = window.taps(OH, OW)
+    for _, _, rows, cols in others:
+        candidate = np.ascontiguousarray(source[:, rows, cols]).view(y.dtype).reshape(y.shape)
+        share = rest * (candidate == y)
+        target[:, rows, cols] = pixels(share)
+        rest -= share
+    target[:, last_rows, last_cols] = pixels(rest)
+
+
+def _route(gradient, largest, taps):
     """Add the gradient of the largest of some numbers to that of the first one that equals it.
 
     Args:
         gradient: an array, which is overwritten.
         largest: of the same shape.
-        taps: pairs (numbers, their gradient, which is zero unless taps overlap).
-        overlaps: whether they do; where not, writing takes half the time of adding.
+        taps: pairs (numbers, their gradient).
     """
     *others, (_, dlast) = taps
     for candidate, dcandidate in others:
-        share = np.multiply(gradient, candidate == largest, out=None if overlaps else dcandidate)
-        if overlaps:
-            dcandidate += share
+        share = gradient * (candidate == largest)
+        dcandidate += share
         gradient -= share
-    if overlaps:
-        dlast += gradient  # what no other one received
-    else:
-        dlast[...] = gradient
+    dlast += gradient  # what no other one received
 
 
 def _sortable(x):

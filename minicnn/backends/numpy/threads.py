@@ -31,6 +31,9 @@ _current = threading.local()  # what this thread does:
 # where it meets the other chunks, or None;
 # .depth, in how many blocks of `single_threaded_blas` it is, and .before, BLAS's own settings for this thread
 
+#: Whether the backward pass is likely to follow, so that it pays to keep what it needs again: not in inference.
+training = contextvars.ContextVar("training", default=True)
+
 
 def thread_count():
     """How many threads compute: `MINICNN_THREADS`, or the cores this process may use."""
