@@ -40,7 +40,7 @@ for pool in ("max_pool3", "max_pool2"):  # without a matrix product
 WITH_FIT = (OURS, "plain", "pytorch", "pytorch_channels_last", "jax", "keras")
 SLOW = 4.0  # seconds; a contender whose turn takes longer leaves out the next round, except ours and PyTorch
 LOSS_STEPS = 3
-LOSS_TOLERANCES = (2e-5, 2e-4, 2e-4)  # float32 gives about 1e-7; Adam divides by gradients of which some are near zero
+LOSS_TOLERANCES = (2e-5, 2e-4, 5e-4)  # float32 gives about 1e-7; Adam divides by gradients of which some are near zero
 
 
 def options(arguments=None):

@@ -173,7 +173,7 @@ def padded(by, x, pads):
     """
     (top, bottom), (left, right) = pads
     OH, OW = top + x.shape[2] + bottom - 2, left + x.shape[3] + right - 2
-    x = pad(x, ((top, bottom - OH % -by.m), (left, right - OW % -by.m)))
+    x = pad(x, ((top, bottom + -OH % by.m), (left, right + -OW % by.m)))
     return batch_last(batch_innermost(x))
 
 
@@ -206,6 +206,7 @@ def correlate(by, image, weight, output_shape, kept=None):
             if kept is not None:
                 kept[rows.start, cols.start] = values
             sums = batched_matmul(kernels, values)  # (n * n, 1, F, P)
+            del values  # so that the next piece has its memory
             tiles = _times(by.outputs, sums.transpose(1, 2, 0, 3))  # (1, F, m * m, P)
             target = pixels(y)[:, rows, :, cols].transpose(0, 2, 4, 1, 3)
             target[...] = pixels(tiles.reshape(*target.shape, N))
@@ -247,8 +248,8 @@ def kernel_gradient(by, image, dy, kept):
         (F, C, 3, 3).
     """
     C = len(image)
-    F, beyond = dy.shape[1], (0, 2)  # two rows and columns that no tile of outputs reads
-    dimage = padded(by, dy, (beyond, beyond))
+    _, F, OH, OW = dy.shape
+    dimage = batch_last(batch_innermost(pad(dy, ((0, -OH % by.m), (0, -OW % by.m)))))  # (F, m*TH, m*TW, N)
 
     def partial_sum(pieces):
         dkernels = 0
@@ -257,6 +258,7 @@ def kernel_gradient(by, image, dy, kept):
             values = kept.get((rows.start, cols.start))
             values = _values(by.pixels, by.m, image, rows, cols) if values is None else values
             dkernels = dkernels + batched_matmul_sum(values, dsums)
+            del values
         return dkernels
 
     dkernels = sum(parallel_map(partial_sum, _pieces_for_each_core(by, image, C, F)))  # (n * n, C, F)
