@@ -36,7 +36,7 @@ from benchmarks.turns import ATTEMPTS, CORES, DISTURBED, PAUSE, Patience, proces
 NETS = ("lenet5", "two_conv")
 KINDS = ("one", "mpi", "factors", "gradient", "pytorch", "pytorch_channels_last", "ddp")
 ON_MPI = KINDS[1:4]
-TOLERANCE = 2e-5  # of the mean loss of the first steps, in which float32 gives about 1e-7
+TOLERANCE = 2e-4  # of the mean loss of the first steps: float32 gives about 1e-7, and Adam divides by small gradients
 FIRST_STEPS, MIN_STEPS, MOST_STEPS = 3, 4, 64  # of the comparison of losses; of a turn
 LOOPBACK = pathlib.Path("/sys/class/net/lo/statistics/tx_bytes")
 
