@@ -40,7 +40,9 @@ for pool in ("max_pool3", "max_pool2"):  # without a matrix product
 WITH_FIT = (OURS, "plain", "pytorch", "pytorch_channels_last", "jax", "keras")
 SLOW = 4.0  # seconds; a contender whose turn takes longer leaves out the next round, except ours and PyTorch
 LOSS_STEPS = 3
-LOSS_TOLERANCES = (2e-5, 2e-4, 5e-4)  # float32 gives about 1e-7; Adam divides by gradients of which some are near zero
+LOSS_TOLERANCES = (2e-5, 2e-4, 2e-4)  # float32 gives about 1e-7; Adam divides by gradients of which some are near zero
+#: With batch normalization the third losses of PyTorch's two memory orders differ by 1e-4, too.
+LOSS_TOLERANCES_OF = {"small_resnet": (2e-5, 2e-4, 5e-4)}
 
 
 def options(arguments=None):
@@ -172,7 +174,7 @@ def compare(net, batch, chosen, results):
         for name, worker in workers.items():
             if name != "floor":
                 measured[name]["losses"] = worker.ask("losses", steps=LOSS_STEPS if batch <= 128 else 2)["losses"]
-                measured[name]["agrees"] = same(measured[name]["losses"], measured[OURS]["losses"])
+                measured[name]["agrees"] = same(measured[name]["losses"], measured[OURS]["losses"], net)
         take_turns("step", workers, measured, chosen, seconds=chosen.turn)
         for name, worker in workers.items():
             measured[name]["peak"] = worker.ask("peak")["bytes"]
@@ -189,11 +191,11 @@ def compare(net, batch, chosen, results):
     return {"net": net, "batch": batch, "contenders": measured}
 
 
-def same(losses, ours):
+def same(losses, ours, net):
     """Whether two contenders' losses agree in each step, that is, whether they compute the same."""
     return all(
         math.isclose(theirs, own, rel_tol=tolerance, abs_tol=1e-5)
-        for *step, tolerance in zip(losses, ours, LOSS_TOLERANCES, strict=False)
+        for *step, tolerance in zip(losses, ours, LOSS_TOLERANCES_OF.get(net, LOSS_TOLERANCES), strict=False)
         for theirs, own in zip(*step, strict=True)
     )
 

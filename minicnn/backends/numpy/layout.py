@@ -49,10 +49,16 @@ def concatenate(batches):
 
 
 def _copy(source, target):
-    """Copy an array (..., N); pixels of few numbers as one element each."""
-    if source.shape[-1] * source.itemsize <= FEW_BYTES and source.strides[-1] == source.itemsize:
-        source, target = pixels(source), pixels(target)
+    """Copy an array (..., N)."""
+    source, target = to_copy(source, target)
     target[...] = source
+
+
+def to_copy(source, target):
+    """Two arrays (..., N) as they are copied fastest: pixels of few numbers as one element each; views."""
+    if source.shape[-1] * source.itemsize <= FEW_BYTES and source.strides[-1] == source.itemsize:
+        return pixels(source), pixels(target)
+    return source, target
 
 
 def pixels(image):
