@@ -22,7 +22,7 @@ def small(request, monkeypatch):
     ("rows", "inner", "columns"), [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (1003, 500, 600), (17, 70, 97)]
 )
 def test_a_large_product(monkeypatch, rows, inner, columns, transposed):
-    monkeypatch.setattr(matmul, "PARALLEL_WORK", 0)
+    monkeypatch.setattr(matmul, "PARALLEL_PRODUCT", 0)
     a = rng.normal(size=(rows, inner)).astype("float32")
     if transposed:
         a = np.asfortranarray(a)

@@ -29,6 +29,7 @@ from minicnn.core.window import Window, pixels_read
 ONE_PIXEL, NO_PADS = Window(1), ((0, 0), (0, 0))
 PHASES_WORK = 2**27  # multiply-adds from which the gradient at a stride of 2 is computed as four convolutions
 TILE = 2**24  # bytes of columns at a time where complete rows of the output fit: larger tiles are no faster
+KEPT = 2**24  # bytes of all columns, up to which they are kept for the gradient of the kernels
 
 
 def convolve(x, weight, window, groups):
@@ -70,7 +71,7 @@ def correlate(x, weight, window, groups):
         columns = tile_columns(image, window, pads, *tile)  # (G, S, KH*C/G*KW, M), S matrices a group
         batched_matmul(kernels, columns, out=_tile(y, groups, *tile))
         # small ones are kept for the backward pass, which takes 0.05 ms less of LeNet-5's 2
-        return columns if training.get() and columns.nbytes * len(all_tiles) <= TILE else None
+        return columns if training.get() and columns.nbytes * len(all_tiles) <= KEPT else None
 
     kept = parallel_map(forward, all_tiles)
 
