@@ -48,8 +48,10 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
     "make", [lambda: mc.Conv2D(6, 3, padding=1), lambda: mc.Conv2D(3, 1), lambda: mc.Conv2D(8, 3, stride=2)]
 )
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, threads, rng, monkeypatch):
+@pytest.mark.parametrize("width", [12, convolution.WIDTH])
+def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, threads, width, rng, monkeypatch):
     monkeypatch.setenv("MINICNN_THREADS", threads)
+    monkeypatch.setattr(convolution, "WIDTH", width)
     monkeypatch.setattr(convolution, "PARALLEL_WORK", 0)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
     same_as_plain(mc.Sequential([make()], (4, 11, 10), dtype="float64"), rng.normal(size=(5, 4, 11, 10)))

@@ -24,6 +24,7 @@ from minicnn.backends.numpy.threads import (
 PARALLEL_WORK = 2**25  # multiply-adds from which it pays to divide the work among the cores
 PARALLEL_PRODUCT = 25 * 10**6  # of one product of a matrix: a step of 784-1024-1024-10 units takes 5 % less time so
 SMALL_PRODUCT = 10**6  # multiply-adds up to which BLAS multiplies small matrices, where `blas_multiplies_small`
+CUT_COLUMNS = 2**10  # up to which a product is cut into pieces of some rows as well
 ROWS_IN_CACHE = 480  # of a large matrix that are multiplied with all columns before the next are read
 PRODUCT_BYTES = 2**23  # of a product computed at a time: large enough for BLAS, and still in the cache
 
@@ -73,8 +74,13 @@ def batched_matmul(a, b, out=None):
     """
     if out is None:
         out = np.empty((*b.shape[:2], a.shape[2], b.shape[3]), dtype=a.dtype)
-    width = _small_width(a.shape[2] * a.shape[3], b.shape[3]) or b.shape[3]
-    np.matmul(a[:, :, None], _cut(b, width), out=_cut(out, width))
+    G, S, rows, columns = out.shape
+    inner = a.shape[3]
+    height, width = _small_pieces(rows, inner, columns) if blas_multiplies_small() else (rows, columns)
+    a = a.reshape(*a.shape[:2], 1, rows // height, height, inner)
+    b = b.reshape(G, S, inner, columns // width, width).transpose(0, 1, 3, 2, 4)
+    pieces = out.reshape(G, S, rows // height, height, columns // width, width).transpose(0, 1, 4, 2, 3, 5)
+    np.matmul(a, b[:, :, :, None], out=pieces)
     return out
 
 
@@ -108,22 +114,27 @@ def _largest_divisor(number, limit):
     return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 
 
-def _small_width(work, columns):
-    """How many of some columns, at `work` multiply-adds each, make a small product; None if it does not pay.
+@functools.cache
+def _small_pieces(rows, inner, columns):
+    """(height, width) of the pieces of a product of (rows, inner) and (inner, columns); the whole if none pays.
 
-    BLAS multiplies 32 columns at a time: a kernel of 3x3 from 32 to 32 channels takes 0.31 ms for 16 images of 14x14
-    in pieces of 32 columns, and 0.45 uncut.
+    BLAS multiplies 64 columns at a time, or else 32: a kernel of 3x3 from 32 to 32 channels takes 0.31 ms for 16 images
+    of 14x14 in pieces of 32 columns, and 0.45 uncut. The rows are cut, too, where the columns are not so many that each
+    row lies in a page of memory of its own: a step of 64 to 128 channels at a stride of 2 takes 4 % less time so.
     """
-    if blas_multiplies_small():
-        for width in (columns, 128, 64, 96, 32, 112, 80, 48):
-            if columns % width == 0 and work * width <= SMALL_PRODUCT:
-                return width
-    return None
-
-
-def _cut(stack, width):
-    """Matrices (G, S, rows, columns) cut into (G, S, columns / width, rows, width); a view."""
-    return stack.reshape(*stack.shape[:3], -1, width).swapaxes(2, 3)
+    some = (64, 32, 16) if columns <= CUT_COLUMNS else ()
+    for width, heights in (
+        (columns, ()),
+        (128, ()),
+        (64, some),
+        (96, ()),
+        (32, some[:2]),
+        *((w, ()) for w in (112, 80, 48)),
+    ):
+        for height in (rows, *heights):
+            if columns % width == rows % height == 0 and height * inner * width <= SMALL_PRODUCT:
+                return height, width
+    return rows, columns
 
 
 def gemm(out, left, right, alpha, beta=1.0):
