@@ -62,6 +62,7 @@ def test_and_so_is_one_by_winograds_algorithm(threads, rng, monkeypatch):
     monkeypatch.setenv("MINICNN_THREADS", threads)
     monkeypatch.setattr(winograd, "PARALLEL_WORK", 0)
     monkeypatch.setattr(winograd, "WORK", 2**18)
+    monkeypatch.setattr(winograd, "MOST_WORK", 2**18)
     same_as_plain(
         mc.Sequential([mc.Conv2D(64, 3, padding=1)], (64, 10, 13), dtype="float64"), rng.normal(size=(2, 64, 10, 13))
     )

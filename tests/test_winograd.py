@@ -63,8 +63,12 @@ def test_what_is_kept_for_the_backward_pass_does_not_change_it(monkeypatch):
 
 
 def test_the_tiles_waste_few_outputs():
-    sizes = {size: winograd.best_algorithm(size, size, 96, 96).m for size in (4, 6, 8, 9, 12, 28)}
+    sizes = {size: winograd.best_algorithm(32, size, size, 96, 96).m for size in (4, 6, 8, 9, 12, 28)}
     assert sizes == {4: 4, 6: 3, 8: 4, 9: 3, 12: 4, 28: 4}
+
+
+def test_few_images_and_many_filters_have_the_tiles_with_fewer_points():
+    assert {N: winograd.best_algorithm(N, 13, 13, 256, 256).m for N in (8, 64)} == {8: 3, 64: 4}
 
 
 @pytest.mark.usefixtures("always")

@@ -11,6 +11,7 @@ The rows of these columns are in the order kh, c, kw, and not c, kh, kw as in
 other part of the library sees that order.
 """
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 
 from minicnn.backends.numpy import winograd
 from minicnn.backends.numpy.layout import aligned_empty, batch_first, batch_last, pixels, to_copy
-from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, add, batched_matmul, batched_matmul_sum
 from minicnn.backends.numpy.threads import (
     chunk_slices,
     current_chunk,
@@ -93,9 +94,7 @@ def correlate(x, weight, window, groups):
             # dY @ columns.T, transposed: BLAS needs half the time so
             return batched_matmul_sum(columns, _tile(dy, groups, *tile))
 
-        dweight, *others = parallel_map(of_tile, zip(all_tiles, kept, strict=True))
-        for other in others:
-            dweight += other
+        dweight = functools.reduce(add, parallel_map(of_tile, zip(all_tiles, kept, strict=True)))
         return _as_kernels(dweight.swapaxes(1, 2), weight.shape)
 
     return y.reshape(y_shape), to_weight

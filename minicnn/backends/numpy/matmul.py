@@ -108,6 +108,14 @@ def batched_matmul_sum(a, b):
     return products.sum(axis=(1, 3)).reshape(len(a), rows, columns)
 
 
+def add(total, array):
+    """`total + array` in place of `total`; the array where there is no total yet."""
+    if total is None:
+        return array
+    total += array
+    return total
+
+
 @functools.cache
 def _largest_divisor(number, limit):
     """The largest divisor of a number up to a limit."""
