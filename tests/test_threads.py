@@ -94,6 +94,19 @@ def test_an_error_in_a_thread_comes_out_and_the_threads_go_on():
     assert current_chunk() is None
 
 
+def test_each_thread_begins_with_the_same_argument_every_time(monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "4")
+    everyone = threading.Barrier(4)
+
+    def work(_):
+        everyone.wait()  # so that no thread takes two
+        return threading.current_thread().name
+
+    names = parallel_map(work, range(4))
+    assert len(set(names)) == 4
+    assert all(parallel_map(work, range(4)) == names for _ in range(20))
+
+
 def test_parallel_inside_parallel_is_a_loop():
     assert parallel_map(lambda n: parallel_map(lambda m: n * m, range(3)), range(4)) == [
         [n * m for m in range(3)] for n in range(4)

@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 
 @pytest.fixture
 def always(monkeypatch):
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {True: 1, False: 1})
     yield
     winograd.best_algorithm.cache_clear()
 
@@ -94,8 +94,8 @@ def convolution_of(x, weight):
 @pytest.mark.parametrize(
     ("make", "channels"),
     [
-        (lambda: mc.Conv2D(48, 3), 47),
-        (lambda: mc.Conv2D(47, 3), 48),
+        (lambda: mc.Conv2D(32, 3), 31),
+        (lambda: mc.Conv2D(31, 3), 32),
         (lambda: mc.Conv2D(64, 3, stride=2), 64),
         (lambda: mc.Conv2D(64, 3, dilation=2), 64),
         (lambda: mc.Conv2D(64, 3, padding=3), 64),
@@ -111,6 +111,18 @@ def test_where_it_does_not_suit(make, channels):
     layer.build((channels, 6, 6))
     x = np.zeros((1, channels, 6, 6), "float32")
     assert not winograd.suits(x, layer.window, layer.weight.value)
+
+
+def test_fewer_channels_suit_in_training_only(monkeypatch):
+    layer = built(lambda: mc.Conv2D(40, 3), (40, 6, 6), "float32")
+    suited = []
+    convolve = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *arguments: suited.append(True) or convolve(*arguments))
+    model, x = mc.Sequential([layer], (40, 6, 6)), rng.normal(size=(2, 40, 6, 6)).astype("float32")
+    predicted = model(x)
+    assert not suited
+    np.testing.assert_allclose(model.forward(x, training=True)[0], predicted, atol=1e-4)
+    assert suited
 
 
 def test_it_stays_within_the_budget(monkeypatch):

@@ -15,7 +15,7 @@ from minicnn.backends.numpy.threads import chunk_slices, parallel_map
 from minicnn.core.im2col import pad
 from minicnn.core.window import pixels_read
 
-BLOCK = 2**20  # bytes of the channels that are pooled at a time: the arrays beside them fit into the cache, too
+BLOCK = 2**21  # bytes of the channels that are pooled at a time: the arrays beside them fit into the cache, too
 
 
 def max_pool(x, window):

@@ -48,7 +48,7 @@ from minicnn.backends.numpy.threads import (
 from minicnn.core import im2col
 from minicnn.core.im2col import pad
 
-LEAST_CHANNELS = 48  # and filters, from which it pays
+LEAST_CHANNELS = {True: 32, False: 48}  # and filters, from which it pays, in training and in inference
 TILES = (4, 3)  # that are tried, in outputs along an axis
 WORK, MOST_WORK = 2**21, 2**24  # bytes of the pixels' values at a time
 KEPT = 2**24  # bytes of all values, up to which they are kept for the gradient of the kernels
@@ -124,7 +124,7 @@ def suits_shapes(shape, window, filters, groups, itemsize):
     return (
         (*window.kernel_size, *window.stride, *window.dilation) == (3, 3, 1, 1, 1, 1)
         and groups == 1
-        and min(C, filters) >= LEAST_CHANNELS
+        and min(C, filters) >= LEAST_CHANNELS[training.get()]
         and max(map(max, window.pads(H, W))) <= 2
         and tile <= im2col.BUDGET // 2 // thread_count()
     )
