@@ -39,6 +39,7 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
     expected, _, plain_to_input = Operations().convolve(x, weight, window)
     dy = rng.normal(size=expected.shape)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
+    monkeypatch.setattr(convolution, "FLIPPED_WORK", 0)
     monkeypatch.setattr(convolution, "scattered_image_gradient", None)
     _, _, to_input = convolution.convolve(x, weight, window, 1)
     np.testing.assert_allclose(to_input(dy), plain_to_input(dy), atol=1e-10)
@@ -54,6 +55,7 @@ def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, threads
     monkeypatch.setattr(convolution, "WIDTH", width)
     monkeypatch.setattr(convolution, "PARALLEL_WORK", 0)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
+    monkeypatch.setattr(convolution, "FLIPPED_WORK", 0)
     same_as_plain(mc.Sequential([make()], (4, 11, 10), dtype="float64"), rng.normal(size=(5, 4, 11, 10)))
 
 
