@@ -121,7 +121,8 @@ def test_fewer_channels_suit_in_training_only(monkeypatch):
     model, x = mc.Sequential([layer], (40, 6, 6)), rng.normal(size=(2, 40, 6, 6)).astype("float32")
     predicted = model(x)
     assert not suited
-    np.testing.assert_allclose(model.forward(x, training=True)[0], predicted, atol=1e-4)
+    y, _ = model.forward(x, training=True)
+    assert np.abs(y - predicted).max() < 3e-5 * np.abs(predicted).max()
     assert suited
 
 
