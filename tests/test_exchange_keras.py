@@ -374,7 +374,7 @@ def test_keras_opens_a_residual_network(keras, tmp_path):
     model, path = mc.networks.small_resnet((3, 16, 12), seed=1), tmp_path / "net.keras"
     model.layers.insert(3, mc.Branches([[mc.Conv2D(4, 3, padding="same")], [mc.MaxPool2D(3, stride=1, padding="same")],
                                         []], join="concatenate"))  # fmt: skip
-    model.layers[4] = mc.Conv2D(32, 3, stride=2, padding=1)  # its padding differs from "same"
+    model.layers[4] = mc.Conv2D(64, 3, stride=2, padding=1)  # its padding differs from "same"
     model.build((3, 16, 12))
     for _, kept in kept_arrays(model):
         kept.value[...] *= 1.1
