@@ -39,7 +39,6 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
     expected, _, plain_to_input = Operations().convolve(x, weight, window)
     dy = rng.normal(size=expected.shape)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
-    monkeypatch.setattr(convolution, "FLIPPED_WORK", 0)
     monkeypatch.setattr(convolution, "scattered_image_gradient", None)
     _, _, to_input = convolution.convolve(x, weight, window, 1)
     np.testing.assert_allclose(to_input(dy), plain_to_input(dy), atol=1e-10)

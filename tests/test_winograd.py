@@ -5,7 +5,7 @@ import pytest
 from layer_cases import built
 
 import minicnn as mc
-from minicnn.backends.numpy import winograd
+from minicnn.backends.numpy import threads, winograd
 from minicnn.core.layers import convolution_by_loops
 
 rng = np.random.default_rng(0)
@@ -50,8 +50,8 @@ def test_what_is_kept_for_the_backward_pass_does_not_change_it(monkeypatch):
     """A backward pass may follow inference, too, where nothing is kept; and there is a limit of memory."""
     x, dy = rng.normal(size=(4, 48, 6, 6)).astype("float32"), rng.normal(size=(4, 64, 6, 6)).astype("float32")
     found = []
-    for training, limit in ((True, winograd.KEPT), (False, winograd.KEPT), (True, 0)):
-        monkeypatch.setattr(winograd, "KEPT", limit)
+    for training, limit in ((True, threads.KEPT), (False, threads.KEPT), (True, 0)):
+        monkeypatch.setattr(threads, "KEPT", limit)
         layer = mc.Conv2D(64, 3, padding=1)
         model = mc.Sequential([layer], (48, 6, 6), seed=1)
         assert winograd.suits(x, layer.window, layer.weight.value)

@@ -108,14 +108,6 @@ def batched_matmul_sum(a, b):
     return products.sum(axis=(1, 3)).reshape(len(a), rows, columns)
 
 
-def add(total, array):
-    """`total + array` in place of `total`; the array where there is no total yet."""
-    if total is None:
-        return array
-    total += array
-    return total
-
-
 @functools.cache
 def _largest_divisor(number, limit):
     """The largest divisor of a number up to a limit."""
@@ -130,16 +122,9 @@ def _small_pieces(rows, inner, columns):
     of 14x14 in pieces of 32 columns, and 0.45 uncut. The rows are cut, too, where the columns are not so many that each
     row lies in a page of memory of its own: a step of 64 to 128 channels at a stride of 2 takes 4 % less time so.
     """
-    some = (64, 32, 16) if columns <= CUT_COLUMNS else ()
-    for width, heights in (
-        (columns, ()),
-        (128, ()),
-        (64, some),
-        (96, ()),
-        (32, some[:2]),
-        *((w, ()) for w in (112, 80, 48)),
-    ):
-        for height in (rows, *heights):
+    heights = {64: (64, 32, 16), 32: (64, 32)} if columns <= CUT_COLUMNS else {}
+    for width in (columns, 128, 64, 96, 32, 112, 80, 48):
+        for height in (rows, *heights.get(width, ())):
             if columns % width == rows % height == 0 and height * inner * width <= SMALL_PRODUCT:
                 return height, width
     return rows, columns

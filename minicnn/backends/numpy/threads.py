@@ -33,6 +33,12 @@ _current = threading.local()  # what this thread does:
 
 #: Whether the backward pass is likely to follow, so that it pays to keep what it needs again: not in inference.
 training = contextvars.ContextVar("training", default=True)
+KEPT = 2**24  # bytes up to which a layer keeps what is quickly computed again
+
+
+def is_kept(nbytes):
+    """Whether something of this size, which the backward pass could compute again, is kept for it."""
+    return training.get() and nbytes <= KEPT
 
 
 def thread_count():

@@ -31,15 +31,17 @@ Winograd, "Arithmetic complexity of computations", 1980.
 
 import functools
 import math
+import operator
 from typing import NamedTuple
 
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
-from minicnn.backends.numpy.matmul import PARALLEL_WORK, add, batched_matmul, batched_matmul_sum
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
 from minicnn.backends.numpy.threads import (
     chunk_slices,
     current_chunk,
+    is_kept,
     parallel_map,
     per_core_slices,
     thread_count,
@@ -51,7 +53,6 @@ from minicnn.core.im2col import pad
 LEAST_CHANNELS = {True: 32, False: 48}  # and filters, from which it pays, in training and in inference
 TILES = (4, 3)  # that are tried, in outputs along an axis
 WORK, MOST_WORK = 2**21, 2**24  # bytes of the pixels' values at a time
-KEPT = 2**24  # bytes of all values, up to which they are kept for the gradient of the kernels
 POINTS = (0, 1, -1, 2, -2)  # of which a tile takes the first n - 1, and infinity
 
 
@@ -149,7 +150,7 @@ def convolve(x, weight, window):
     pads, output_shape = window.pads(*x.shape[2:]), window.output_shape(*x.shape[2:])
     by = best_algorithm(len(x), *output_shape, C, F)
     image = padded(by, x, pads)
-    kept = {} if training.get() and _values_bytes(by, image) <= KEPT else None
+    kept = {} if is_kept(_values_bytes(by, image)) else None
 
     def to_weight(dy):
         return kernel_gradient(by, image, dy, kept or {})
@@ -251,18 +252,18 @@ def kernel_gradient(by, image, dy, kept):
     _, F, OH, OW = dy.shape
     dimage = batch_last(batch_innermost(pad(dy, ((0, -OH % by.m), (0, -OW % by.m)))))  # (F, m*TH, m*TW, N)
 
+    def of_piece(piece):
+        rows, cols = piece
+        dsums = _values(by.outputs.T, by.m, dimage, rows, cols)  # (n * n, 1, F, P)
+        values = kept.get((rows.start, cols.start))
+        values = _values(by.pixels, by.m, image, rows, cols) if values is None else values
+        return batched_matmul_sum(values, dsums)
+
     def partial_sum(pieces):
-        dkernels = None
-        for rows, cols in pieces:
-            dsums = _values(by.outputs.T, by.m, dimage, rows, cols)  # (n * n, 1, F, P)
-            values = kept.get((rows.start, cols.start))
-            values = _values(by.pixels, by.m, image, rows, cols) if values is None else values
-            dkernels = add(dkernels, batched_matmul_sum(values, dsums))
-            del values
-        return dkernels
+        return functools.reduce(operator.iadd, map(of_piece, pieces))
 
     partial_sums = parallel_map(partial_sum, _pieces_for_each_core(by, image, C, F))
-    dkernels = functools.reduce(add, partial_sums)  # (n * n, C, F)
+    dkernels = functools.reduce(operator.iadd, partial_sums)  # (n * n, C, F)
     dweight = _times(by.kernels.T, dkernels.reshape(1, 1, -1, C * F))  # (1, 1, 9, C*F)
     return dweight.reshape(3, 3, C, F).transpose(3, 2, 0, 1)
 
