@@ -1,6 +1,7 @@
 """What the numbers were measured on."""
 
 import datetime
+import functools
 import os
 import pathlib
 import platform
@@ -69,9 +70,12 @@ def commit():
 
 
 def import_times(rounds):
-    """Seconds of `import numpy` and, after it, of `import minicnn`, in new processes: a pair for each round."""
+    """Seconds of `import numpy` and, after it, of `import minicnn`, in new processes: a pair for each round.
+
+    The modules are compiled by the first process, as pip compiles those that it installs.
+    """
     command = [sys.executable, "-c", IMPORTS]
-    outputs = [
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout for _ in range(rounds + 1)
-    ]
-    return [[float(seconds) for seconds in output.split()] for output in outputs[1:]]  # the first filled the caches
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    run = functools.partial(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    outputs = [run(check=True).stdout for _ in range(rounds + 1)]
+    return [[float(seconds) for seconds in output.split()] for output in outputs[1:]]

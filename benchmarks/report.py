@@ -18,7 +18,7 @@ INFERENCE_GOAL_BEYOND = 1.2
 FLOOR_GOALS = {"lenet5": 2.5, "conv_pool": 1.2, "two_conv": 1.2, "small_resnet": 2.5}  # step time / floor at batch 32
 PEAK_GOAL = 0.6  # peak memory / PyTorch's
 OVERHEAD_GOAL = 0.03  # of fit over bare steps
-IMPORT_GOAL = 0.1  # seconds over numpy's
+IMPORT_GOAL = 0.05  # seconds over numpy's
 
 KINDS = {"step": "training step", "infer": "inference", "epoch": "epoch of fit"}
 
