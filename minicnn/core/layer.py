@@ -347,6 +347,9 @@ class Layer(Configured):
                 vars(layer).pop("forward", None)
 
 
+HOLDERS = (Layer, Parameter, State, np.random.Generator, list, tuple, dict)  # what `walk` looks at
+
+
 def walk(item, kinds, name="", seen=None):
     """Yield (name, item) for every item of some kinds in a layer and all that it holds, each item once.
 
@@ -375,7 +378,7 @@ def walk(item, kinds, name="", seen=None):
     else:
         members = enumerate(item) if isinstance(item, (list, tuple)) else ()
     for key, value in list(members):
-        if isinstance(value, (Layer, Parameter, State, np.random.Generator, list, tuple, dict)):
+        if isinstance(value, HOLDERS):
             yield from walk(value, kinds, f"{name}.{key}" if name else str(key), seen)
 
 

@@ -9,6 +9,8 @@ applies it; or never, where BLAS adds the product to the weights.
 
 import numpy as np
 
+from minicnn.backends.numpy.matmul import thin_matmul
+
 
 class LowRank:
     """The product `left (rows, N) @ right (N, columns)`, not computed yet.
@@ -32,7 +34,7 @@ class LowRank:
 
     def materialize(self, rows=slice(None)):
         """The product's rows, as an array."""
-        return self.left[rows] @ self.right
+        return thin_matmul(self.left[rows], self.right)
 
     def squared_norm(self):
         """||A @ B||**2 = sum((A.T @ A) * (B @ B.T)), where both are only N by N."""

@@ -84,6 +84,30 @@ def batched_matmul(a, b, out=None):
     return out
 
 
+def thin_matmul(a, b, out=None):
+    """`a @ b` where the inner axis is the batch, as in the gradient of a dense weight.
+
+    The rows of `a` are divided among the cores: a step of 784-1024-1024-10 units at batch 512 takes 31 ms so, and 39
+    on one core. Where the rows of `b` are contiguous, both are cut into small products: (1024, 32) by (32, 1024)
+    takes 0.6 of the time so, and a step at batch 32 0.95.
+    """
+    work = a.size * b.shape[1]
+    if out is None:
+        out = np.empty((len(a), b.shape[1]), dtype=a.dtype)
+    if work >= PARALLEL_PRODUCT:
+        parallel_map(lambda rows: _thin_matmul(a[rows], b, out[rows]), per_core_slices(len(a)))
+    else:
+        _thin_matmul(a, b, out)
+    return out
+
+
+def _thin_matmul(a, b, out):
+    if a.size * b.shape[1] > SMALL_PRODUCT and b.flags.c_contiguous:
+        batched_matmul(a[None, None], b[None, None], out=out[None, None])
+    else:
+        np.matmul(a, b, out=out)
+
+
 def batched_matmul_sum(a, b):
     """The sum over S of `a @ b.T`, for stacks of matrices (G, S, rows, inner) and (G, S, columns, inner).
 
@@ -163,7 +187,7 @@ def axpby(alpha, x, beta, y):
         alpha, beta: numbers.
         x, y: arrays of the same shape and dtype; y is changed.
     """
-    suits = x.flags.c_contiguous and y.flags.c_contiguous and y.flags.writeable and x.dtype == y.dtype
+    suits = x.flags.carray and y.flags.carray and x.dtype == y.dtype and y.size
     blas_axpby = _blas_axpby(y.dtype.char) if suits else None
     if blas_axpby is not None:
         blas_axpby(alpha, x, beta, y)
@@ -178,11 +202,11 @@ def _blas_axpby(dtype):
     function, number = _blas_function("axpby", dtype)
     if function is None:
         return None
-    integer, address, step = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64(1)
+    integer, pointer = ctypes.c_int64, ctypes.c_void_p
+    function.argtypes = [integer, number, pointer, integer, number, pointer, integer]
 
     def blas_axpby(alpha, x, beta, y):
-        places = (address(x.ctypes.data), step, number(beta), address(y.ctypes.data), step)
-        function(integer(x.size), number(alpha), *places)
+        function(x.size, alpha, _address(x), 1, beta, _address(y), 1)
 
     return blas_axpby
 
@@ -193,17 +217,24 @@ def _blas_gemm(dtype):
     function, number = _blas_function("gemm", dtype)
     if function is None:
         return None
-    row_major, not_transposed, integer, address = 101, 111, ctypes.c_int64, ctypes.c_void_p  # as in cblas.h
+    row_major, not_transposed, integer, pointer = 101, 111, ctypes.c_int64, ctypes.c_void_p  # as in cblas.h
+    function.argtypes = (
+        [ctypes.c_int] * 3 + [integer] * 3 + [number] + [pointer, integer] * 2 + [number, pointer, integer]
+    )
 
     def blas_gemm(out, left, right, alpha, beta):
         (rows, columns), N = out.shape, len(right)
         function(
-            *(row_major, not_transposed, not_transposed, integer(rows), integer(columns), integer(N), number(alpha)),
-            *(address(left.ctypes.data), integer(N), address(right.ctypes.data), integer(columns)),
-            *(number(beta), address(out.ctypes.data), integer(columns)),
+            *(row_major, not_transposed, not_transposed, rows, columns, N, alpha),
+            *(left.ctypes.data, N, right.ctypes.data, columns, beta, out.ctypes.data, columns),
         )
 
     return blas_gemm
+
+
+def _address(array):
+    """Where an array begins that is contiguous, writable and not empty; `ctypes.data` takes three times as long."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))
 
 
 def _blas_function(name, dtype):
