@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.backends.numpy import convolution, pooling, winograd
+from minicnn.backends.numpy import convolution, pooling, threads, winograd
 from minicnn.core.operations import Operations
 from minicnn.core.window import Window
 
@@ -47,10 +47,10 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
 @pytest.mark.parametrize(
     "make", [lambda: mc.Conv2D(6, 3, padding=1), lambda: mc.Conv2D(3, 1), lambda: mc.Conv2D(8, 3, stride=2)]
 )
-@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("count", ["1", "3"])
 @pytest.mark.parametrize("width", [12, convolution.WIDTH])
-def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, threads, width, rng, monkeypatch):
-    monkeypatch.setenv("MINICNN_THREADS", threads)
+def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, count, width, rng, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", count)
     monkeypatch.setattr(convolution, "WIDTH", width)
     monkeypatch.setattr(convolution, "PARALLEL_WORK", 0)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
@@ -58,9 +58,9 @@ def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, threads
     same_as_plain(mc.Sequential([make()], (4, 11, 10), dtype="float64"), rng.normal(size=(5, 4, 11, 10)))
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
-def test_and_so_is_one_by_winograds_algorithm(threads, rng, monkeypatch):
-    monkeypatch.setenv("MINICNN_THREADS", threads)
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_and_so_is_one_by_winograds_algorithm(count, rng, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", count)
     monkeypatch.setattr(winograd, "PARALLEL_WORK", 0)
     monkeypatch.setattr(winograd, "WORK", 2**18)
     monkeypatch.setattr(winograd, "MOST_WORK", 2**18)
@@ -69,11 +69,19 @@ def test_and_so_is_one_by_winograds_algorithm(threads, rng, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
-def test_and_pooling_by_channels(threads, rng, monkeypatch):
-    monkeypatch.setenv("MINICNN_THREADS", threads)
+@pytest.mark.parametrize("kept", [0, threads.KEPT])
+@pytest.mark.parametrize("count", ["1", "3"])
+@pytest.mark.parametrize(
+    "options",
+    [{"pool_size": 3, "stride": 2}, {"pool_size": 2}, {"pool_size": (4, 1), "stride": (1, 3), "padding": (2, 0)}],
+)
+def test_and_pooling_by_channels(options, count, kept, rng, monkeypatch):
+    """Whether it keeps which pixels are the largest or finds them again; of equal ones it takes the same."""
+    monkeypatch.setenv("MINICNN_THREADS", count)
     monkeypatch.setattr(pooling, "BLOCK", 1)
-    same_as_plain(mc.Sequential([mc.MaxPool2D(3, stride=2)], (7, 9, 9), dtype="float64"), rng.normal(size=(4, 7, 9, 9)))
+    monkeypatch.setattr(threads, "KEPT", kept)
+    x = rng.integers(0, 3, (4, 7, 9, 9)).astype("float64")
+    same_as_plain(mc.Sequential([mc.MaxPool2D(**options)], (7, 9, 9), dtype="float64"), x)
 
 
 def same_as_plain(model, x):
