@@ -15,7 +15,7 @@ import numpy as np
 from minicnn.backends.numpy import convolution, gradients, normalization, pooling, threads, updates
 from minicnn.backends.numpy.gradients import LowRank
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate, small_buffers
-from minicnn.backends.numpy.matmul import PARALLEL_WORK, parallel_matmul
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, mean_of_rows, parallel_matmul
 from minicnn.backends.numpy.prefetch import is_in_memory, prefetch
 from minicnn.backends.numpy.threads import (
     Meeting,
@@ -95,6 +95,11 @@ class NumpyOperations(Operations):
 
     def mean(self, x, axes):
         """As in the core; over the batch, that of all its chunks."""
+        first = x.ndim - len(axes)
+        if axes == tuple(range(first, x.ndim)):  # of each image, or of some of its channels
+            rows = batch_last(x).reshape(*x.shape[1:first], -1, len(x))
+            mean = batch_first(mean_of_rows(rows)).reshape(*x.shape[:first], *(1,) * len(axes))
+            return mean, rows.shape[-2]
         if 0 not in axes:
             return super().mean(x, axes)
         total = x.sum(axis=axes, keepdims=True)

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
+from minicnn.backends.numpy.matmul import mean_of_rows
 from minicnn.backends.numpy.threads import chunk_slices, is_kept, parallel_map
 from minicnn.core.im2col import pad
 
@@ -219,9 +220,9 @@ def average_windows(xp, x, window, count_padding):
 
 
 def _global_average(x):
-    """One window as large as the image: one sum."""
+    """One window as large as the image."""
     N, C, H, W = x.shape
-    y = batch_last(x).mean(axis=(1, 2), keepdims=True)  # (C, 1, 1, N)
+    y = mean_of_rows(batch_last(x).reshape(C, H * W, N))[:, None]  # (C, 1, 1, N)
 
     def to_input(dy):
         return batch_first(np.broadcast_to(batch_last(dy) * (1 / (H * W)), (C, H, W, N)))
