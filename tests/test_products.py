@@ -70,10 +70,14 @@ def test_stacks(rows, inner, columns, groups, count):
     np.testing.assert_allclose(out, expected, rtol=0, atol=atol)
 
 
+SUMS = [(*shape, 2, 3) for shape in [(64, 32, 512), (150, 16, 160), (576, 64, 256), (96, 96, 64), (128, 97, 1024)]]
+
+
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("rows", "columns", "inner", "groups", "count"), STACKS)
+@pytest.mark.parametrize(("rows", "columns", "inner", "groups", "count"), STACKS + SUMS)
 def test_sums_over_stacks(rows, columns, inner, groups, count):
     a = rng.normal(size=(groups, count, rows, inner)).astype("float32")
-    b = rng.normal(size=(groups, count, columns, inner)).astype("float32")
+    dy = rng.normal(size=(groups, columns, count, inner)).astype("float32")  # an output's gradient
+    b = dy.swapaxes(1, 2)
     expected = (a.astype("float64") @ b.swapaxes(2, 3)).sum(axis=1)
     np.testing.assert_allclose(batched_matmul_sum(a, b), expected, rtol=0, atol=1e-3)
