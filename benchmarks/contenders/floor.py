@@ -1,8 +1,9 @@
-"""The limit: the network's matrix products alone, on NumPy's BLAS, with every buffer allocated before.
+"""The limit: the network's matrix products alone, on NumPy's BLAS, and Adam's passes over memory.
 
-No columns are built, no activation is computed, no weight is changed. Each product is computed in the way that was
-measured to be fastest: directly or transposed (`(B.T @ A.T).T`), with BLAS on all cores or on one; or all of them by
-`parallel_matmul` of minicnn's numpy backend, which divides them among the cores in pieces.
+Every buffer is allocated before. No columns are built, no activation is computed, no other optimizer changes a weight.
+Each product is computed in the way that was measured to be fastest: directly or transposed (`(B.T @ A.T).T`), with BLAS
+on all cores or on one; or all of them by `parallel_matmul` of minicnn's numpy backend, which divides them among the
+cores in pieces. Adam needs seven calls for each weight, on all cores where it is large.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ import numpy as np
 import threadpoolctl
 
 from benchmarks.contenders.case import LAYERS, NETWORKS, shapes
-from minicnn.backends.numpy.matmul import parallel_matmul
+from minicnn.backends.numpy.matmul import axpby, parallel_matmul
+from minicnn.backends.numpy.threads import parallel_map, per_core_slices
+from minicnn.backends.numpy.updates import PARALLEL_SIZE
 
 
 @dataclasses.dataclass
@@ -27,6 +30,31 @@ class Product:
 
     def compute(self):
         self.function(self.a, self.b, out=self.out)
+
+
+@dataclasses.dataclass
+class Update:
+    """Adam's step: of a weight, its gradient, and the means of the gradients and of their squares."""
+
+    weight: np.ndarray
+    gradient: np.ndarray
+    mean: np.ndarray
+    square: np.ndarray
+    threads: int = 1  # of BLAS
+
+    def compute(self):
+        rows = len(self.weight)
+        parallel_map(self.step, per_core_slices(rows) if self.weight.size >= PARALLEL_SIZE else [slice(0, rows)])
+
+    def step(self, rows):
+        w, g, m, v = (array[rows] for array in (self.weight, self.gradient, self.mean, self.square))
+        axpby(0.1, g, 0.9, m)
+        g *= g
+        axpby(0.001, g, 0.999, v)
+        root = np.sqrt(v, out=g)
+        root += 1e-7
+        fraction = np.divide(m, root, out=root)
+        axpby(-0.001, fraction, 1.0, w)
 
 
 def conv(N, C, F, size, out):
@@ -85,7 +113,7 @@ def make(case):
 
 class Floor:
     versions = {"numpy": np.__version__}  # noqa: RUF012, not changed
-    note = "matrix products only"
+    note = "matrix products, Adam"
 
     def __init__(self, case):
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
@@ -96,14 +124,19 @@ class Floor:
             weight = np.full((rows, inner), 0.01, np.float32)
             x = np.full((inner, columns), 0.01, np.float32)
             dy = np.full((rows, columns), 0.01, np.float32)
-            backward = [(dy, x.T)]
+            backward_pairs = [(dy, x.T)]
             if index or case.is_layer:  # the gradient of a network's images is not needed
-                backward.append((weight.T, dy))
-            for direction, pairs in enumerate([[(weight, x)], backward]):
+                backward_pairs.append((weight.T, dy))
+            for direction, pairs in enumerate([[(weight, x)], backward_pairs]):
                 for a, b in pairs:
                     out = np.zeros((len(a), b.shape[1]), np.float32)
                     plans["by BLAS"][direction].append(self.fastest(a, b, out))
                     plans["in pieces"][direction].append(Product(a, b, out, self.threads, parallel_matmul))
+            if case.uses_adam:
+                for _, backward in plans.values():
+                    gradient = backward[-len(backward_pairs)].out
+                    own = weight if gradient.shape == weight.shape else weight.T.copy()
+                    backward.append(Update(own, gradient, np.zeros_like(own), np.zeros_like(own)))
         # BLAS's threads go on spinning for a while and take the cores from other threads: so one plan for all products
         self.forward, self.backward = min(plans.values(), key=lambda plan: self.time(plan[0] + plan[1]))
 
@@ -117,20 +150,21 @@ class Floor:
         ]
         return min(candidates, key=lambda candidate: self.time([candidate]))
 
-    def time(self, products):
+    def time(self, calls):
         """The shortest time of a few runs; the first one is a warm-up and does not count."""
         times = []
         while len(times) < 3 or (sum(times) < 0.05 and len(times) < 20):
             started = time.perf_counter()
-            self.run(products)
+            self.run(calls)
             times.append(time.perf_counter() - started)
         return min(times[1:])
 
-    def run(self, products):
-        for product in products:
+    def run(self, calls):
+        """Compute products and updates."""
+        for call in calls:
             for set_threads in self.set_threads:
-                set_threads(product.threads)
-            product.compute()
+                set_threads(call.threads)
+            call.compute()
 
     def step(self, i):
         self.run(self.forward)
