@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
-from minicnn.backends.numpy import convolution, pooling, threads, winograd
+from minicnn.backends.numpy import columns, convolution, pooling, threads, winograd
 from minicnn.core.operations import Operations
 from minicnn.core.window import Window
 
@@ -48,11 +48,11 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
     "make", [lambda: mc.Conv2D(6, 3, padding=1), lambda: mc.Conv2D(3, 1), lambda: mc.Conv2D(8, 3, stride=2)]
 )
 @pytest.mark.parametrize("count", ["1", "3"])
-@pytest.mark.parametrize("width", [12, convolution.WIDTH])
+@pytest.mark.parametrize("width", [12, columns.WIDTH])
 def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, count, width, rng, monkeypatch):
     monkeypatch.setenv("MINICNN_THREADS", count)
-    monkeypatch.setattr(convolution, "WIDTH", width)
-    monkeypatch.setattr(convolution, "PARALLEL_WORK", 0)
+    monkeypatch.setattr(columns, "WIDTH", width)
+    monkeypatch.setattr(columns, "PARALLEL_WORK", 0)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
     monkeypatch.setattr(convolution, "FLIPPED_WORK", 0)
     same_as_plain(mc.Sequential([make()], (4, 11, 10), dtype="float64"), rng.normal(size=(5, 4, 11, 10)))

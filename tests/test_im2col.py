@@ -5,7 +5,7 @@ import pytest
 from layer_cases import built
 
 import minicnn as mc
-from minicnn.backends.numpy.convolution import add_tile_columns, tile_columns, tiles
+from minicnn.backends.numpy.columns import add_tile_columns, tile_columns, tiles
 from minicnn.core.im2col import Window, output_size, pad
 
 

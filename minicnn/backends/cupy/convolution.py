@@ -4,7 +4,7 @@ Large outputs are computed in tiles, so that the columns stay within `im2col.BUD
 """
 
 from minicnn.backends.cupy.cublas import matmul
-from minicnn.backends.numpy.convolution import cut_output
+from minicnn.backends.numpy.columns import cut_output
 from minicnn.core import im2col
 from minicnn.core.im2col import pad
 from minicnn.core.window import pixels_read

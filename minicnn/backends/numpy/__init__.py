@@ -2,8 +2,8 @@
 
 The files, from the ground up: `threads.py`, `prefetch.py` and `layout.py`; `matmul.py`,
 `gradients.py` and `updates.py` for the matrix products and what is done with
-them; `convolution.py`, `winograd.py` and `pooling.py` for the images. Each
-trick says what it gains, and is tested against the backend "plain".
+them; `columns.py`, `convolution.py`, `winograd.py` and `pooling.py` for the
+images. Each trick says what it gains, and is tested against the backend "plain".
 """
 
 import functools

@@ -1,15 +1,4 @@
-"""Convolution by columns of which most are never written.
-
-`im2col` copies every pixel once for each tap of the kernel. Here an image row
-is copied only KW times, into a strip, and neighbouring rows of the output
-share their strips in memory. Padding is written into the strips alone. Large
-outputs are computed in tiles, so that the columns stay small whatever the
-batch and the image.
-
-The rows of these columns are in the order kh, c, kw, and not c, kh, kw as in
-`im2col`: only so do the strips of one window follow each other in memory. No
-other part of the library sees that order.
-"""
+"""Convolution as a matrix product of the kernels and the columns of one tile after the other."""
 
 import functools
 import itertools
@@ -19,25 +8,24 @@ import operator
 import numpy as np
 
 from minicnn.backends.numpy import winograd
-from minicnn.backends.numpy.layout import aligned_empty, batch_first, pixels, to_copy
-from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
-from minicnn.backends.numpy.threads import (
-    chunk_slices,
-    current_chunk,
-    is_kept,
-    parallel_map,
-    per_core_slices,
-    thread_count,
+from minicnn.backends.numpy.columns import (
+    NO_PADS,
+    add_tile_columns,
+    positions_inside,
+    rows_read,
+    tile_columns,
+    tiles,
+    tiles_for_cores,
 )
+from minicnn.backends.numpy.layout import batch_first, pixels
+from minicnn.backends.numpy.matmul import batched_matmul, batched_matmul_sum
+from minicnn.backends.numpy.threads import current_chunk, is_kept, parallel_map, thread_count
 from minicnn.core import im2col
-from minicnn.core.errors import InputError
-from minicnn.core.window import Window, pixels_read
+from minicnn.core.window import Window
 
-ONE_PIXEL, NO_PADS = Window(1), ((0, 0), (0, 0))
+ONE_PIXEL = Window(1)
 FLIPPED_WORK = 2**27  # multiply-adds from which the gradient of the images of a batch is a convolution in any case
 PHASES_WORK = 2**23  # and from which it is four of them at a stride of 2
-TILE = 2**24  # bytes of columns at a time where complete rows of the output fit: larger tiles are no faster
-WIDTH = 512  # numbers of a row of the columns, where a tile has much work
 
 
 def convolve(x, weight, window, groups):
@@ -70,7 +58,7 @@ def correlate(x, weight, window, groups):
     OH, OW = window.output_shape(*x.shape[2:])
     kernels = _as_matrices(weight, groups)  # (G, 1, F/G, KH*C/G*KW)
     image = _grouped(x, groups)  # (G, C/G, H, W, N)
-    all_tiles = _tiles_for_cores(x.shape, window, F, weight.size, x.dtype.itemsize)
+    all_tiles = tiles_for_cores(x.shape, window, F, weight.size, x.dtype.itemsize)
     y = np.empty((F, OH, OW, N), dtype=x.dtype).transpose(3, 0, 1, 2)
 
     def forward(tile):
@@ -104,62 +92,6 @@ def has_few_tiles(shape, window, filters, groups, itemsize):
     """
     by_winograd = winograd.suits_shapes(shape, window, filters, groups, itemsize)
     return by_winograd or len(tiles(shape, window, filters, itemsize)) <= 3 * thread_count()
-
-
-def _tiles_for_cores(shape, window, filters, work, itemsize):
-    """`tiles`, cut for the cores where there is much work and this core does not compute one chunk of several.
-
-    Args:
-        shape, window, filters, itemsize: as in `tiles`.
-        work: multiply-adds for each position of the output and each image.
-    """
-    N, _, H, W = shape
-    found = tiles(shape, window, filters, itemsize)
-    if N * math.prod(window.output_shape(H, W)) * work >= PARALLEL_WORK:
-        found = _for_all_cores(found)
-    return _narrow(found, N, work) if window.kernel_size[1] > 1 else found
-
-
-def _for_all_cores(tiles):
-    """The tiles cut into one for each core at least, unless this core computes one chunk of several."""
-    if current_chunk() is not None or len(tiles) >= thread_count():
-        return tiles
-    pieces = []
-    for rows, cols in tiles:
-        if rows.stop - rows.start > 1:
-            pieces += [(piece, cols) for piece in _per_core(rows)]
-        else:
-            pieces += [(rows, piece) for piece in _per_core(cols)]
-    return pieces
-
-
-def _per_core(whole):
-    """A slice cut into one for each core."""
-    return _shifted(per_core_slices(whole.stop - whole.start), whole.start)
-
-
-def _narrow(tiles, N, work):
-    """The tiles cut along the width, so that a row of their columns has no more than `WIDTH` numbers.
-
-    In longer ones each row lies in another page of memory, and BLAS multiplies 32 filters half as fast as it can. A
-    step of four groups of 16 to 16 channels takes 0.83 of the time so.
-
-    Args:
-        tiles: (rows, cols).
-        N: images.
-        work: multiply-adds for each position of the output and each image; what has little is not cut.
-    """
-    size = max(1, WIDTH // N)
-    pieces = []
-    for rows, cols in tiles:
-        pays = work * (rows.stop - rows.start) * size * N >= PARALLEL_WORK
-        along = _shifted(chunk_slices(cols.stop - cols.start, size), cols.start) if pays else [cols]
-        pieces += [(rows, piece) for piece in along]
-    return pieces
-
-
-def _shifted(slices, start):
-    return [slice(start + piece.start, start + piece.stop) for piece in slices]
 
 
 def _flipped_is_faster(dy, weight, window, groups):
@@ -232,7 +164,7 @@ def _strided_image_gradient(dy, weight, window, groups, shape):
         for taps, ((KH, KW), matrices) in zip(all_taps, kernels, strict=True):
             axes = zip(tile, lengths, taps, window.stride, pads, (H, W), strict=True)
             (rows, pixel_rows), (cols, pixel_cols) = (
-                _inside(along.start * stride + tap - before, stride, length, size)
+                positions_inside(along.start * stride + tap - before, stride, length, size)
                 for along, length, tap, stride, (before, _), size in axes
             )
             if rows.start == rows.stop or cols.start == cols.stop:
@@ -243,7 +175,7 @@ def _strided_image_gradient(dy, weight, window, groups, shape):
             part = part.reshape(*part.shape[:3], -1, N).swapaxes(1, 2)
             target[:, :, pixel_rows, pixel_cols] = pixels(part)
 
-    parallel_map(compute, _tiles_for_cores(dy.shape, around, C, weight.size, dy.dtype.itemsize))
+    parallel_map(compute, tiles_for_cores(dy.shape, around, C, weight.size, dy.dtype.itemsize))
     return batch_first(dx)
 
 
@@ -268,148 +200,14 @@ def scattered_image_gradient(dy, weight, window, groups, shape):
     return padded[:, top : top + H, left : left + W].transpose(3, 0, 1, 2)
 
 
-def tiles(shape, window, filters, itemsize):
-    """A convolution's output cut into tiles whose columns stay within `im2col.BUDGET`, as `cut_output` returns them."""
-    _, C, _, _ = shape
-    KH, KW = window.kernel_size
-    limit = im2col.BUDGET // 2 // thread_count()  # in the backward pass two of them exist, in every core
-    gradient = filters * C * KH * KW * itemsize  # of the weight, of which each row computes a partial sum
-    return cut_output(shape, window, itemsize, limit, tile=min(limit, TILE), row_bytes=gradient)
-
-
-def cut_output(shape, window, itemsize, limit, tile, row_bytes=0):
-    """A convolution's output cut into tiles.
-
-    A tile is some complete rows of the output, all of them if possible; where one row alone would exceed the limit, a
-    piece of a row.
-
-    Args:
-        shape: of the images, (N, C, H, W).
-        window: a Window.
-        itemsize: bytes of a number.
-        limit: bytes that the columns of a tile may take.
-        tile: bytes of columns that complete rows may take.
-        row_bytes: what a row takes at least.
-
-    Returns:
-        a list of (rows, cols): slices of the output's height and width.
-
-    Raises:
-        InputError: the columns of one position, over the batch, exceed the limit.
-    """
-    N, C, _, _ = shape
-    KH, KW = window.kernel_size
-    OH, OW = window.output_shape(*shape[2:])
-    position = N * C * KH * KW * itemsize
-    if position > limit:
-        raise InputError(
-            f"the columns of one position of the window over {N} images take {position / 2**20:,.1f} MiB, more "
-            f"than the {limit / 2**20:,.1f} MiB that minicnn.im2col.BUDGET leaves for them: take smaller batches, "
-            "or raise it"
-        )
-    if position * OW > limit:
-        size = limit // position
-        pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
-        return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
-    rows = max(1, tile // max(position * OW, row_bytes))
-    return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
-
-
-def tile_columns(image, window, pads, rows, cols):
-    """The columns of one tile of the output, one matrix for each of its rows.
-
-    The windows of an output row read KH rows of the image; those of the next row read almost the same ones. So
-    every image row is copied into one strip: KW copies of it, each shifted by a tap. The KH strips of one output row
-    are its columns, and those of the next row begin a strip further in the same memory. Copied once and read KH
-    times, the first convolution of LeNet-5 takes 0.13 ms at batch 32, and 0.34 with every column written.
-
-    Args:
-        image: images (G, C, H, W, N), their channels in G groups.
-        window: a Window.
-        pads: of the images, ((top, bottom), (left, right)) in pixels.
-        rows, cols: slices of the output's height and width.
-
-    Returns:
-        (G, rows, KH * C * KW, cols * N), a view of overlapping memory that must not be written into; a copy where
-        dilation separates the strips of a window.
-
-    Source: Cho & Brand, "MEC: memory-efficient convolution for deep neural network", 2017.
-    """
-    G, C, H, W, N = image.shape
-    (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
-    (top, _), (left, _) = pads
-    OH, OW = rows.stop - rows.start, cols.stop - cols.start
-    read = _image_rows(window, rows)
-    image = image.transpose(0, 2, 1, 3, 4)  # (G, H, C, W, N)
-    if KW == SW == 1 and pads == NO_PADS:
-        strips = image[:, read, :, cols]
-    else:
-        strips = aligned_empty((G, read.stop - read.start, C, KW, OW, N), dtype=image.dtype)
-        inside, pixel_rows = _inside(read.start - top, 1, read.stop - read.start, H)
-        shifted = strips[:, inside]
-        if shifted.shape[1] < strips.shape[1]:
-            strips[:, : inside.start] = strips[:, inside.stop :] = 0
-        # without a stride the runs are long enough; with one the first layer of AlexNet takes 10 % less time so
-        source, target = to_copy(image, shifted) if SW > 1 else (image, shifted)
-        for kw in range(KW):
-            positions, pixel_cols = _inside(cols.start * SW + kw * DW - left, SW, OW, W)
-            target[:, :, :, kw, positions] = source[:, pixel_rows, :, pixel_cols]
-            if positions.start > 0:
-                shifted[:, :, :, kw, : positions.start] = 0
-            if positions.stop < OW:
-                shifted[:, :, :, kw, positions.stop :] = 0
-    strips = strips.reshape(G, -1, C * KW, OW * N)
-    group, strip, *inside = strips.strides
-    stacks = np.lib.stride_tricks.as_strided(
-        strips, shape=(G, OH, KH, *strips.shape[2:]), strides=(group, SH * strip, DH * strip, *inside)
-    )
-    return stacks.reshape(G, OH, -1, OW * N)
-
-
-def _inside(first, stride, positions, size):
-    """Which of the positions first, first + stride, ... lie inside of an axis, and their pixels: two slices."""
-    start = min(max(0, -(first // stride)), positions)
-    stop = max(start, min(positions, -((first - size) // stride)))
-    return slice(start, stop), slice(first + start * stride, first + stop * stride, stride)
-
-
-def add_tile_columns(columns, image, window, rows, cols):
-    """The adjoint of `tile_columns`: add every entry of the columns to the pixel that it was copied from.
-
-    Args:
-        columns: of the shape that `tile_columns` returns.
-        image: padded images (G, C, HP, WP, N), which are added to.
-        window: a Window.
-        rows, cols: slices of the output's height and width.
-    """
-    G, C, _, _, N = image.shape
-    (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
-    OH, OW = rows.stop - rows.start, cols.stop - cols.start
-    stacks = columns.reshape(G, OH, KH, C, KW, OW * N)
-    image_rows = image.transpose(0, 2, 1, 3, 4)[:, _image_rows(window, rows)]  # (G, S, C, WP, N)
-    strips = np.zeros((G, image_rows.shape[1], C, KW, OW * N), dtype=columns.dtype)
-    for kh in range(KH):
-        strips_read = strips[:, pixels_read(kh * DH, SH, OH)]
-        strips_read += stacks[:, :, kh]
-    strips = strips.reshape(*strips.shape[:4], OW, N)
-    for kw in range(KW):
-        pixels = image_rows[:, :, :, pixels_read(cols.start * SW + kw * DW, SW, OW)]
-        pixels += strips[:, :, :, kw]
-
-
 def written_bytes(shape, filters, window, groups, itemsize):
     """As `Operations.convolution_bytes`: the strips of the tile that one core computes, or Winograd's tiles."""
     N, C, _, _ = shape
     if winograd.suits_shapes(shape, window, filters, groups, itemsize):
         return winograd.written_bytes(shape, filters, window, itemsize)
     rows, cols = tiles(shape, window, filters, itemsize)[0]
-    read = _image_rows(window, rows)
+    read = rows_read(window, rows)
     return (read.stop - read.start) * C * window.kernel_size[1] * (cols.stop - cols.start) * N * itemsize
-
-
-def _image_rows(window, rows):
-    """The rows of the padded image, from the first to the last, that these rows of the output read."""
-    return slice(rows.start * window.stride[0], (rows.stop - 1) * window.stride[0] + window.extent[0])
 
 
 def _grouped(x, groups):
