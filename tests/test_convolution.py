@@ -84,6 +84,16 @@ def test_and_pooling_by_channels(options, count, kept, rng, monkeypatch):
     same_as_plain(mc.Sequential([mc.MaxPool2D(**options)], (7, 9, 9), dtype="float64"), x)
 
 
+def test_after_pooling_numpys_buffer_is_the_users_again(rng, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", "2")
+    monkeypatch.setattr(pooling, "BLOCK", 1)
+    with np.errstate():
+        np.setbufsize(4096)
+        y, backward = mc.MaxPool2D(3, stride=2).forward(rng.normal(size=(4, 7, 9, 9)))
+        backward(np.ones_like(y))
+        assert np.getbufsize() == 4096
+
+
 def same_as_plain(model, x):
     """The output, and the gradients of the input and of the parameters."""
     found = {}

@@ -10,7 +10,6 @@ import pytest
 
 import minicnn as mc
 from minicnn.backends.numpy import threads
-from minicnn.backends.numpy.layout import SMALL_BUFFER
 from minicnn.backends.numpy.threads import (
     Meeting,
     chunk_slices,
@@ -230,38 +229,6 @@ def test_training_in_another_thread_limits_blas_as_in_the_main_one(rng):
         in_a_thread(lambda: model.fit(x, y, epochs=1, verbose=False))
         assert [library.get_num_threads() for library in threads._blas()] == before
     assert model.layers[0].seen == {1}
-
-
-class NotesBuffers(mc.Layer):
-    """Notes the size of NumPy's buffer forward and backward; fails on a negative number."""
-
-    independent_samples = True
-
-    def __init__(self):
-        self.seen = set()
-
-    def forward(self, x, training=False):
-        self.seen.add(np.getbufsize())
-        if x.min() < 0:
-            raise ZeroDivisionError
-        return x * 1, lambda dy: (self.seen.add(np.getbufsize()), dy * 1)[1]
-
-
-def test_numpys_buffer_is_small_in_every_chunk_and_then_the_users_again(monkeypatch, rng):
-    monkeypatch.setenv("MINICNN_THREADS", "3")
-    x = rng.random((48, 8, 40, 40), dtype="float32")
-    model = mc.Sequential([mc.Conv2D(64, 3), notes := NotesBuffers(), mc.Conv2D(8, 3)], x.shape[1:])
-    model.layers[0].weight.value[...] = 1
-    notes.seen.clear()
-    with np.errstate():
-        np.setbufsize(4096)
-        y, backward = model.forward(x, training=True)
-        backward(np.ones_like(y))
-        mc.SGD(0.1).step(model.parameters())
-        with pytest.raises(ZeroDivisionError):
-            model.forward(-x)
-        assert np.getbufsize() == 4096
-    assert notes.seen == {SMALL_BUFFER}
 
 
 def test_several_threads_share_one_setting_of_blas():

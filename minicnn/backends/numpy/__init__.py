@@ -14,7 +14,7 @@ import numpy as np
 
 from minicnn.backends.numpy import convolution, gradients, normalization, pooling, threads, updates
 from minicnn.backends.numpy.gradients import LowRank
-from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate, small_buffers
+from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate
 from minicnn.backends.numpy.matmul import PARALLEL_WORK, mean_of_rows, parallel_matmul
 from minicnn.backends.numpy.prefetch import is_in_memory, prefetch
 from minicnn.backends.numpy.threads import (
@@ -130,7 +130,7 @@ class NumpyOperations(Operations):
         return gradients.squared_norm(gradients_)
 
     def apply(self, optimizer, changes, scale=None):
-        with single_threaded_blas(), small_buffers():
+        with single_threaded_blas():
             for value, gradient, arguments in changes:
                 updates.apply(optimizer, value, gradient, arguments, scale)
 
@@ -148,7 +148,7 @@ class NumpyOperations(Operations):
         passes = []
         before = threads.training.set(training)
         try:
-            with single_threaded_blas(), small_buffers():
+            with single_threaded_blas():
                 for segment, slices, together in self._segments(layers, x, training):
                     if slices is None:
                         x, backward = super().run(segment, x, training)
@@ -159,7 +159,7 @@ class NumpyOperations(Operations):
             threads.training.reset(before)
 
         def backward(dy, stop=None):
-            with single_threaded_blas(), small_buffers():
+            with single_threaded_blas():
                 while passes:
                     segment, segment_backward = passes.pop()
                     dy = segment_backward(dy, stop)

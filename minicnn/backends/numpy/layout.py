@@ -47,7 +47,8 @@ def small_buffers():
 
     Where the rows of an array do not follow each other, as in a slice of an image, NumPy copies those that are shorter
     than half of its buffer into it before it adds, multiplies or compares them. The buffer has 8192 numbers; with a
-    small one, rows of 864 numbers are added in half the time.
+    small one, rows of 864 numbers are added in half the time, and max pooling takes 0.9 of the time. For a complete
+    step it is no gain: LeNet-5 takes 4 % longer.
     """
     with np.errstate():  # at whose end the buffer has its old size
         np.setbufsize(SMALL_BUFFER)

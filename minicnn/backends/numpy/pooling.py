@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
+from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels, small_buffers
 from minicnn.backends.numpy.matmul import mean_of_rows
 from minicnn.backends.numpy.threads import chunk_slices, is_kept, parallel_map
 from minicnn.core.im2col import pad
@@ -35,7 +35,8 @@ def max_pool(x, window):
         compute = _choose if keeps else _pool
         return compute(image[channels], strides, taps, y[channels])
 
-    kept = parallel_map(forward, blocks)
+    with small_buffers():
+        kept = parallel_map(forward, blocks)
 
     def to_input(dy):
         chosen, image = kept, None
@@ -53,7 +54,8 @@ def max_pool(x, window):
                 masks = _choose(image[channels], strides, taps, np.empty(y[channels].shape, image.dtype))
             _to_chosen(dy[channels], masks, strides, taps, dimage[channels])
 
-        parallel_map(backward, zip(blocks, chosen, strict=True))
+        with small_buffers():
+            parallel_map(backward, zip(blocks, chosen, strict=True))
         return unpad(window, dimage, H, W)
 
     return batch_first(y), to_input
