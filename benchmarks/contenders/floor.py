@@ -113,12 +113,11 @@ def make(case):
 
 class Floor:
     versions = {"numpy": np.__version__}  # noqa: RUF012, not changed
-    note = "matrix products, Adam"
-
     def __init__(self, case):
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
         self.set_threads = [library.set_num_threads for library in blas]
         self.threads = case.threads
+        self.note = "matrix products, Adam" if case.uses_adam else "matrix products only"
         plans = {"by BLAS": ([], []), "in pieces": ([], [])}
         for index, (rows, inner, columns) in enumerate(products(case)):
             weight = np.full((rows, inner), 0.01, np.float32)
