@@ -113,6 +113,7 @@ def make(case):
 
 class Floor:
     versions = {"numpy": np.__version__}  # noqa: RUF012, not changed
+
     def __init__(self, case):
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
         self.set_threads = [library.set_num_threads for library in blas]
