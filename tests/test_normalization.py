@@ -8,6 +8,7 @@ import pytest
 from layer_cases import built
 
 import minicnn as mc
+from minicnn.core.operations import Operations
 
 
 @pytest.fixture(scope="module", params=["numpy", "plain"], autouse=True)
@@ -60,6 +61,15 @@ def test_gradients_are_right_in_evaluation_too(make, shape, same, rng):
     layer = built(make, shape[1:])
     layer.forward(rng.normal(3, 2, size=shape), training=True)  # other running values than at the start
     assert mc.gradcheck.check(layer, rng.normal(size=shape)).passed
+
+
+@pytest.mark.parametrize("axes", [axes for n in (1, 2, 3, 4) for axes in itertools.combinations(range(4), n)])
+def test_a_mean_over_any_axes_is_the_one_of_the_core(axes, backend, rng):
+    x = rng.normal(size=(5, 4, 3, 2))
+    expected, count = Operations().mean(x, axes)
+    mean, n = mc.backends.current().mean(x, axes)
+    assert (mean.shape, n) == (expected.shape, count)
+    np.testing.assert_allclose(mean, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("offset", [1.0, 3000.0])

@@ -15,7 +15,7 @@ import numpy as np
 from minicnn.backends.numpy import convolution, gradients, normalization, pooling, threads, updates
 from minicnn.backends.numpy.gradients import LowRank
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, concatenate
-from minicnn.backends.numpy.matmul import PARALLEL_WORK, mean_of_rows, parallel_matmul
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, mean_of_images, parallel_matmul
 from minicnn.backends.numpy.prefetch import is_in_memory, prefetch
 from minicnn.backends.numpy.threads import (
     Meeting,
@@ -95,13 +95,12 @@ class NumpyOperations(Operations):
 
     def mean(self, x, axes):
         """As in the core; over the batch, that of all its chunks."""
-        first = x.ndim - len(axes)
-        if axes == tuple(range(first, x.ndim)):  # of each image, or of some of its channels
-            rows = batch_last(x).reshape(*x.shape[1:first], -1, len(x))
-            mean = batch_first(mean_of_rows(rows)).reshape(*x.shape[:first], *(1,) * len(axes))
-            return mean, rows.shape[-2]
         if 0 not in axes:
-            return super().mean(x, axes)
+            first = x.ndim - len(axes)
+            if axes != tuple(range(first, x.ndim)):
+                return super().mean(x, axes)
+            mean = mean_of_images(x, first)
+            return mean, x.size // mean.size
         total = x.sum(axis=axes, keepdims=True)
         totals, counts = zip(*self.from_all(total, len(x)), strict=True)
         n = x[0].size // total.size * sum(counts)

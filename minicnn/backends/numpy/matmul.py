@@ -13,6 +13,7 @@ import functools
 
 import numpy as np
 
+from minicnn.backends.numpy.layout import batch_first, batch_last
 from minicnn.backends.numpy.threads import (
     blas_libraries,
     blas_multiplies_small,
@@ -174,13 +175,20 @@ def _small_pieces(rows, inner, columns):
     return rows, columns
 
 
-def mean_of_rows(x):
-    """The mean over the last axis but one, (..., rows, N) to (..., 1, N): a product with ones.
+def mean_of_images(x, first):
+    """The mean over the axes from `first` on, which are kept with length 1, for each image: a product with ones.
 
     NumPy adds one row after the other, and each is as short as the batch: the means of 64 channels of 32x32 pixels take
     1.4 ms for 16 images, and 0.06 so.
+
+    Args:
+        x: a batch (N, ...).
+        first: 1 for a mean of each image, 2 for one of each of its channels; not 0, the batch.
     """
-    return np.ones((1, x.shape[-2]), x.dtype) @ x / x.dtype.type(x.shape[-2])
+    rows = batch_last(x).reshape(*x.shape[1:first], -1, len(x))
+    count = rows.shape[-2]
+    mean = np.ones((1, count), x.dtype) @ rows / x.dtype.type(count)
+    return batch_first(mean).reshape(*x.shape[:first], *(1,) * (x.ndim - first))
 
 
 def gemm(out, left, right, alpha, beta=1.0):

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels, small_buffers
-from minicnn.backends.numpy.matmul import mean_of_rows
+from minicnn.backends.numpy.matmul import mean_of_images
 from minicnn.backends.numpy.threads import chunk_slices, is_kept, parallel_map
 from minicnn.core.im2col import pad
 
@@ -224,12 +224,11 @@ def average_windows(xp, x, window, count_padding):
 def _global_average(x):
     """One window as large as the image."""
     N, C, H, W = x.shape
-    y = mean_of_rows(batch_last(x).reshape(C, H * W, N))[:, None]  # (C, 1, 1, N)
 
     def to_input(dy):
         return batch_first(np.broadcast_to(batch_last(dy) * (1 / (H * W)), (C, H, W, N)))
 
-    return batch_first(y), to_input
+    return mean_of_images(x, first=2), to_input
 
 
 def accumulate(window, pixels, gradient):
