@@ -1,7 +1,6 @@
 """What the numbers were measured on."""
 
 import datetime
-import functools
 import os
 import pathlib
 import platform
@@ -76,6 +75,6 @@ def import_times(rounds):
     """
     command = [sys.executable, "-c", IMPORTS]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    run = functools.partial(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    outputs = [run(check=True).stdout for _ in range(rounds + 1)]
+    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "check": True}
+    outputs = [subprocess.run(command, **options).stdout for _ in range(rounds + 1)]
     return [[float(seconds) for seconds in output.split()] for output in outputs[1:]]

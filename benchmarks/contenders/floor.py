@@ -13,9 +13,12 @@ import numpy as np
 import threadpoolctl
 
 from benchmarks.contenders.case import LAYERS, NETWORKS, shapes
-from minicnn.backends.numpy.matmul import axpby, parallel_matmul
+from minicnn.backends.numpy.matmul import parallel_matmul
 from minicnn.backends.numpy.threads import parallel_map, per_core_slices
-from minicnn.backends.numpy.updates import PARALLEL_SIZE
+from minicnn.backends.numpy.updates import PARALLEL_SIZE, RULES
+from minicnn.core.optimizers import Adam
+
+ADAM = Adam()
 
 
 @dataclasses.dataclass
@@ -48,13 +51,7 @@ class Update:
 
     def step(self, rows):
         w, g, m, v = (array[rows] for array in (self.weight, self.gradient, self.mean, self.square))
-        axpby(0.1, g, 0.9, m)
-        g *= g
-        axpby(0.001, g, 0.999, v)
-        root = np.sqrt(v, out=g)
-        root += 1e-7
-        fraction = np.divide(m, root, out=root)
-        axpby(-0.001, fraction, 1.0, w)
+        RULES[Adam.update](ADAM, w, g, t=1, learning_rate=0.001, m=m, v=v)
 
 
 def conv(N, C, F, size, out):
