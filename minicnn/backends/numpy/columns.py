@@ -67,10 +67,10 @@ def cut_output(shape, window, itemsize, limit, tile, row_bytes=0):
         )
     if position * OW > limit:
         size = limit // position
-        pieces = [slice(start, min(start + size, OW)) for start in range(0, OW, size)]
+        pieces = _slices_of(OW, size)
         return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
     rows = max(1, tile // max(position * OW, row_bytes))
-    return [(slice(start, min(start + rows, OH)), slice(0, OW)) for start in range(0, OH, rows)]
+    return [(piece, slice(0, OW)) for piece in _slices_of(OH, rows)]
 
 
 def tiles_for_cores(shape, window, filters, work, itemsize):
@@ -88,16 +88,21 @@ def tiles_for_cores(shape, window, filters, work, itemsize):
 
 
 def _for_all_cores(tiles):
-    """The tiles cut into one for each core at least, unless this core computes one chunk of several."""
-    if current_chunk() is not None or len(tiles) >= thread_count():
+    """The tiles cut again so that every core has as many, unless this core computes one chunk of several.
+
+    They are cut by rows; where there are fewer rows than cores, or the tiles are pieces of a row, by columns. Two tiles
+    of 8 and 6 rows kept a core waiting: a convolution of 128 to 256 channels on 28x28 pixels at a stride of 2 takes
+    0.89 of the time with 7 rows each, and four groups of 16 to 16 channels 0.93 with four tiles instead of seven.
+    """
+    cores, OH = thread_count(), tiles[-1][0].stop
+    if current_chunk() is not None:
         return tiles
-    pieces = []
-    for rows, cols in tiles:
-        if rows.stop - rows.start > 1:
-            pieces += [(piece, cols) for piece in _per_core(rows)]
-        else:
-            pieces += [(rows, piece) for piece in _per_core(cols)]
-    return pieces
+    if max(cores, len(tiles)) <= OH:
+        count = -(-len(tiles) // cores) * cores
+        return [(rows, tiles[0][1]) for rows in _slices_of(OH, -(-OH // count))]
+    if len(tiles) >= cores:
+        return tiles
+    return [(rows, piece) for rows, cols in tiles for piece in _per_core(cols)]
 
 
 def _per_core(whole):
@@ -123,6 +128,11 @@ def _narrow(tiles, N, work):
         along = _shifted(chunk_slices(cols.stop - cols.start, size), cols.start) if pays else [cols]
         pieces += [(rows, piece) for piece in along]
     return pieces
+
+
+def _slices_of(length, size):
+    """`range(length)` in slices of `size`, of which the last may be shorter."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _shifted(slices, start):
