@@ -48,10 +48,12 @@ def test_a_large_gradient_at_a_stride_of_two_is_computed_by_convolutions(rng, mo
     "make", [lambda: mc.Conv2D(6, 3, padding=1), lambda: mc.Conv2D(3, 1), lambda: mc.Conv2D(8, 3, stride=2)]
 )
 @pytest.mark.parametrize("count", ["1", "3"])
-@pytest.mark.parametrize("width", [12, columns.WIDTH])
-def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, count, width, rng, monkeypatch):
+@pytest.mark.parametrize(("width", "strips"), [(12, 2**12), (columns.WIDTH, columns.STRIPS)])
+def test_one_convolution_alone_is_divided_among_the_cores_by_tiles(make, count, width, strips, rng, monkeypatch):
     monkeypatch.setenv("MINICNN_THREADS", count)
     monkeypatch.setattr(columns, "WIDTH", width)
+    monkeypatch.setattr(columns, "NARROW_WORK", 0)
+    monkeypatch.setattr(columns, "STRIPS", strips)
     monkeypatch.setattr(columns, "PARALLEL_WORK", 0)
     monkeypatch.setattr(convolution, "PHASES_WORK", 0)
     monkeypatch.setattr(convolution, "FLIPPED_WORK", 0)

@@ -1,11 +1,14 @@
 """Output sizes, columns and the border; that columns hold the right pixels is in test_oracles.py."""
 
+import math
+
 import numpy as np
 import pytest
 from layer_cases import built
 
 import minicnn as mc
-from minicnn.backends.numpy.columns import add_tile_columns, tile_columns, tiles
+from minicnn.backends.numpy import columns
+from minicnn.backends.numpy.columns import add_tile_columns, tile_columns, tiles, tiles_for_cores
 from minicnn.core.im2col import Window, output_size, pad
 
 
@@ -72,11 +75,35 @@ def test_tiles_cover_the_output_once_and_keep_the_budget(window, budget, rng, mo
     x = rng.normal(size=(2, 3, 7, 9))
     image = x.transpose(1, 2, 3, 0)[None]
     seen = np.zeros(window.output_shape(7, 9), int)
-    for rows, cols in tiles(x.shape, window, 5, x.dtype.itemsize):
+    work = 5 * 3 * math.prod(window.kernel_size)
+    for rows, cols in tiles(x.shape, window, work, x.dtype.itemsize):
         seen[rows, cols] += 1
         columns = tile_columns(image, window, window.pads(7, 9), rows, cols)
         assert 4 * columns.nbytes <= budget  # two of them on each of two cores
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("strips", [2**13, columns.STRIPS])
+@pytest.mark.parametrize("cores", [1, 2, 8])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("least", [0, 2**30])
+def test_tiles_for_cores_cover_the_output_once_and_give_each_core_as_much(window, least, cores, strips, monkeypatch):
+    """Cut along the width or not."""
+    monkeypatch.setenv("MINICNN_THREADS", str(cores))
+    monkeypatch.setattr(columns, "STRIPS", strips)
+    monkeypatch.setattr(columns, "WIDTH", 64)
+    monkeypatch.setattr(columns, "PARALLEL_WORK", 0)
+    monkeypatch.setattr(columns, "NARROW_WORK", least)
+    for H in range(8, 32):
+        seen, rows_of = np.zeros(window.output_shape(H, 29), int), np.zeros(cores, int)
+        found = tiles_for_cores((16, 3, H, 29), window, 10, 4)
+        for rows, cols in found:
+            seen[rows, cols] += 1
+        assert (seen == 1).all()
+        heights = [rows.stop - rows.start for rows, cols in found if cols.start == 0]
+        for index, height in enumerate(heights):  # as the cores take them, if each row takes as long
+            rows_of[index % cores] += height
+        assert len(seen) < cores or rows_of.max() - rows_of.min() <= 1
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -172,7 +199,7 @@ def test_a_convolution_in_tiles_is_the_convolution_at_once(budget, groups, monke
     results, counts = [], []
     for limit in (budget, 2**30):
         monkeypatch.setattr(mc.im2col, "BUDGET", limit)
-        counts.append(len(tiles(x.shape, layer.window, 4, x.dtype.itemsize)))
+        counts.append(len(tiles(x.shape, layer.window, layer.weight.value.size, x.dtype.itemsize)))
         y, backward = layer.forward(x)
         dx = backward(dy)
         results.append((y, dx, layer.weight.grad, layer.bias.grad))

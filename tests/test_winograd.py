@@ -67,6 +67,26 @@ def test_the_tiles_waste_few_outputs():
     assert sizes == {4: 4, 6: 3, 8: 4, 9: 3, 12: 4, 28: 4}
 
 
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize(("H", "W"), [(28, 28), (4, 4), (30, 5), (13, 60)])
+@pytest.mark.parametrize("work", [2**14, winograd.WORK])
+def test_its_tiles_are_computed_once_and_each_core_has_as_many(cores, H, W, work, monkeypatch):
+    monkeypatch.setenv("MINICNN_THREADS", str(cores))
+    monkeypatch.setattr(winograd, "WORK", work)
+    monkeypatch.setattr(winograd, "PARALLEL_WORK", 0)
+    by = winograd.algorithm(4)
+    image = winograd.padded(by, np.zeros((2, 3, H, W)), ((1, 1), (1, 1)))
+    seen = np.zeros((-(-H // 4), -(-W // 4)), int)
+    shares = []
+    for pieces in winograd._pieces_for_each_core(by, image, 3, 3):
+        before = seen.sum()
+        for rows, cols in pieces:
+            seen[rows, cols] += 1
+        shares.append(seen.sum() - before)
+    assert (seen == 1).all()
+    assert max(shares) - min(shares) <= 1
+
+
 def test_few_images_and_many_filters_have_the_tiles_with_fewer_points():
     assert {N: winograd.best_algorithm(N, 13, 13, 256, 256).m for N in (8, 64)} == {8: 3, 64: 4}
 

@@ -227,7 +227,7 @@ def _is_divided(layers, x):
     return (
         not others
         and isinstance(layer, Conv2D)
-        and convolution.has_few_tiles(x.shape, layer.window, layer.filters, layer.groups, x.dtype.itemsize)
+        and convolution.is_divided(x.shape, layer.window, layer.filters, layer.groups, x.dtype.itemsize)
     )
 
 
