@@ -45,7 +45,7 @@ def parallel_matmul(a, b, out=None):
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
     N = b.shape[1]
-    width = _largest_divisor(N, limit=64)
+    width = largest_divisor(N, limit=64)
     # a transposed matrix, whose rows are not contiguous, gains only from few columns
     if blas_multiplies_small() and (width >= 8 if a.flags.c_contiguous else width == N):
         pieces = np.ascontiguousarray(b.reshape(len(b), -1, width).swapaxes(0, 1))  # (N / width, inner, width)
@@ -131,7 +131,7 @@ def batched_matmul_sum(a, b):
         return (a @ b.swapaxes(2, 3)).sum(axis=1)
     height, width = rows, inner
     if rows % 32 == 0 and blas_multiplies_small():
-        divisor = _largest_divisor(inner, limit=SMALL_PRODUCT // (32 * columns))
+        divisor = largest_divisor(inner, limit=SMALL_PRODUCT // (32 * columns))
         height, width = (32, divisor) if divisor >= 64 else (rows, inner)
     pieces = a.reshape(*a.shape[:2], rows // height, height, inner // width, width).swapaxes(3, 4)
     products = pieces @ _transposed(b).reshape(*a.shape[:2], 1, inner // width, width, columns)
@@ -154,7 +154,7 @@ def _transposed(b):
 
 
 @functools.cache
-def _largest_divisor(number, limit):
+def largest_divisor(number, limit):
     """The largest divisor of a number up to a limit."""
     return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 

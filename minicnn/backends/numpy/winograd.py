@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels
-from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum
+from minicnn.backends.numpy.matmul import PARALLEL_WORK, batched_matmul, batched_matmul_sum, largest_divisor
 from minicnn.backends.numpy.threads import (
     current_chunk,
     is_kept,
@@ -52,6 +52,7 @@ from minicnn.core.im2col import pad
 LEAST_CHANNELS = {True: 32, False: 48}  # and filters, from which it pays, in training and in inference
 TILES = (4, 3)  # that are tried, in outputs along an axis
 WORK, MOST_WORK = 2**21, 2**24  # bytes of the pixels' values at a time
+KERNELS = 2**11  # whose values are computed at a time
 POINTS = (0, 1, -1, 2, -2)  # of which a tile takes the first n - 1, and infinity
 
 
@@ -197,7 +198,7 @@ def correlate(by, image, weight, output_shape, kept=None):
     F, C, _, _ = weight.shape
     TH, TW, N = _tile_shape(by, image)
     m = by.m
-    kernels = _times(by.kernels, weight.reshape(1, 1, F * C, -1).swapaxes(2, 3)).reshape(-1, 1, F, C)
+    kernels = _kernel_values(by, weight)
     y = np.empty((F, TH, m, TW, m, N), dtype=image.dtype)
 
     def compute(pieces):
@@ -329,6 +330,21 @@ def _pieces_for_each_core(by, image, C, F):
     divided = current_chunk() is None and image.size * F * 9 >= PARALLEL_WORK
     shares = per_core_slices(TH * TW) if divided else [slice(0, TH * TW)]
     return [_pieces(by, image, max(C, F), share) for share in shares]
+
+
+def _kernel_values(by, weight):
+    """The values of all kernels (F, C, 3, 3) at the points: (n * n, 1, F, C).
+
+    BLAS multiplies so few rows by so many columns twice as fast some of them at a time, and from contiguous memory: a
+    step of small_resnet takes 0.96 of the time so, one of VGG at batch 32 0.98.
+    """
+    F, C, _, _ = weight.shape
+    size = largest_divisor(F * C, limit=KERNELS)
+    taps = np.ascontiguousarray(weight.transpose(2, 3, 0, 1)).reshape(9, -1, size).swapaxes(0, 1)
+    values = np.empty((by.n**2, 1, F, C), dtype=weight.dtype)
+    blocks = values.reshape(by.n**2, -1, size).swapaxes(0, 1)
+    np.matmul(by.kernels.astype(weight.dtype), taps, out=blocks)
+    return values
 
 
 def _values(matrix, stride, image, rows, cols):
