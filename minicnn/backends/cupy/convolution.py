@@ -60,7 +60,7 @@ def convolve(xp, x, weight, window, groups):
 def tiles(shape, window, itemsize):
     """A convolution's output cut into tiles whose columns stay within half of `im2col.BUDGET`."""
     limit = im2col.BUDGET // 2  # in the backward pass two of them exist
-    return cut_output(shape, window, itemsize, limit, tile=limit)
+    return cut_output(shape, window, itemsize, limit)
 
 
 def tile_columns(xp, image, window, rows, cols):

@@ -42,11 +42,9 @@ def tiles(shape, window, work, itemsize):
         work: multiply-adds for each position of the output and each image: the numbers of all kernels.
         itemsize: bytes of a number.
     """
-    N, C, H, W = shape
     limit = im2col.BUDGET // 2 // thread_count()  # in the backward pass two of them exist, in every core
-    row = N * C * math.prod(window.kernel_size) * window.output_shape(H, W)[1] * itemsize
     height = min(tile_height(shape, window, itemsize), max(1, PARTIAL_SUMS // (work * itemsize)))
-    return cut_output(shape, window, itemsize, limit, tile=min(limit, height * row))
+    return cut_output(shape, window, itemsize, limit, height)
 
 
 def tile_height(shape, window, itemsize):
@@ -66,7 +64,7 @@ def _tile_width(OW, N):
     return -(-OW // max(1, min(OW, round(OW * N / WIDTH))))
 
 
-def cut_output(shape, window, itemsize, limit, tile):
+def cut_output(shape, window, itemsize, limit, height=math.inf):
     """A convolution's output cut into tiles.
 
     A tile is some complete rows of the output, all of them if possible; where one row alone would exceed the limit, a
@@ -77,7 +75,7 @@ def cut_output(shape, window, itemsize, limit, tile):
         window: a Window.
         itemsize: bytes of a number.
         limit: bytes that the columns of a tile may take.
-        tile: bytes of columns that complete rows may take.
+        height: rows that a tile may have.
 
     Returns:
         a list of (rows, cols): slices of the output's height and width.
@@ -96,11 +94,9 @@ def cut_output(shape, window, itemsize, limit, tile):
             "or raise it"
         )
     if position * OW > limit:
-        size = limit // position
-        pieces = _slices_of(OW, size)
+        pieces = _slices_of(OW, limit // position)
         return [(slice(row, row + 1), cols) for row in range(OH) for cols in pieces]
-    rows = max(1, tile // (position * OW))
-    return [(piece, slice(0, OW)) for piece in _slices_of(OH, rows)]
+    return [(rows, slice(0, OW)) for rows in _slices_of(OH, min(height, limit // (position * OW)))]
 
 
 def tiles_for_cores(shape, window, work, itemsize):

@@ -89,7 +89,7 @@ def is_divided(shape, window, filters, groups, itemsize):
     """Whether a convolution of a complete batch is divided among the cores by tiles, and not by images.
 
     Then the batch is not cut into chunks and put together again: forward and backward of four groups of 16 to 16
-    channels take 0.8 of the time so for 128 images, the forward pass 0.65. It is not where tiles are so low that most
+    channels take 0.8 of the time so for 128 images, the forward pass 0.7. It is not where tiles are so low that most
     of their rows are copied for the next tile again.
     """
     if winograd.suits_shapes(shape, window, filters, groups, itemsize):
