@@ -37,15 +37,13 @@ def test_a_large_product(monkeypatch, rows, inner, columns, transposed):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("limit", [0, matmul.PARALLEL_PRODUCT])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(300, 32, 784), (128, 100, 256), (3, 500, 1000), (9, 2, 5)])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(300, 32, 784), (128, 100, 256), (3, 500, 1000), (9, 1, 5)])
 def test_the_gradient_of_a_dense_weight(monkeypatch, rows, inner, columns, transposed, limit):
     monkeypatch.setattr(matmul, "PARALLEL_PRODUCT", limit)
     a, b = (rng.normal(size=shape).astype("float32") for shape in ((rows, inner), (inner, columns)))
     if transposed:
         b = np.asfortranarray(b)
-    out = np.full((rows, columns), np.nan, dtype="float32")
-    for found in (thin_matmul(a, b), thin_matmul(a, b, out=out)):
-        np.testing.assert_allclose(found, a.astype("float64") @ b, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(thin_matmul(a, b), a.astype("float64") @ b, rtol=0, atol=1e-3)
 
 
 STACKS = [

@@ -365,6 +365,18 @@ def test_layers_can_be_added_and_replaced(tmp_path):
     np.testing.assert_array_equal(mc.load(tmp_path / "model.npz").predict(x), model.predict(x))
 
 
+def test_what_is_removed_from_the_layers_is_gone_at_once():
+    model = mc.Sequential([mc.Dense(16), mc.Sequential([mc.ReLU(), mc.Dense(4)]), mc.Dense(3)], (8,))
+    first, inner, last = model.layers
+    last.weight.add_gradient(np.ones((3, 4), "float32"))
+    model.layers.pop()
+    inner.layers.pop()
+    assert list(model.parameters().values()) == [first.weight, first.bias]
+    assert last not in model.layers_inside().values()
+    mc.SGD(1.0).step(model.parameters())
+    assert last.weight.has_gradient
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

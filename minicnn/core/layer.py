@@ -11,6 +11,7 @@ attributes, lists, tuples and dicts. One function, `walk`, finds them all.
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -25,6 +26,15 @@ from minicnn.core.im2col import check_sample
 from minicnn.core.messages import input_error, parameter_error
 from minicnn.core.parameter import Parameter, State
 from minicnn.core.types import Array, Backward, DType, Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What the last build of a layer was for, without the batch axis, and the shape that it found."""
+
+    input_shape: Shape
+    dtype: np.dtype
+    output_shape: Shape
 
 
 class Layer(Configured):
@@ -70,8 +80,7 @@ class Layer(Configured):
     independent_samples: bool | str = False
 
     _trainable = True
-    _built_for: Any = None
-    _built_output: Any = None  # (input shape, dtype) and output shape of the last build
+    _built: "Built | None" = None
 
     def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
         """Validate the input's shape, make the parameters, and return the output's shape.
@@ -101,7 +110,7 @@ class Layer(Configured):
                 setattr(self, name, self._make_parameter(name, shape, rng, dtype))
         if self.layers_inside():
             output_shape = self._build_layers_inside(input_shape, rng, dtype)
-        self._built_for, self._built_output = (tuple(input_shape), np.dtype(dtype)), output_shape
+        self._built = Built(tuple(input_shape), np.dtype(dtype), output_shape)
         return output_shape
 
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
@@ -246,7 +255,7 @@ class Layer(Configured):
     @property
     def built_input_shape(self) -> Shape | None:
         """The shape of one input for which the layer was last built, or None."""
-        return self._built_for and self._built_for[0]
+        return self._built.input_shape if self._built else None
 
     def built_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape that `build` found for this input's shape; else `output_shape(input_shape)`.
@@ -257,8 +266,8 @@ class Layer(Configured):
         Returns:
             the shape of one output.
         """
-        if self.built_input_shape == tuple(input_shape):
-            return self._built_output
+        if self._built and self._built.input_shape == tuple(input_shape):
+            return self._built.output_shape
         return tuple(self.output_shape(input_shape))
 
     def config(self) -> dict[str, Any]:
@@ -350,13 +359,16 @@ class Layer(Configured):
 HOLDERS = (Layer, Parameter, State, np.random.Generator, list, tuple, dict)  # what `walk` looks at
 
 
-def walk(item, kinds, name="", seen=None):
-    """Yield (name, item) for every item of some kinds in a layer and all that it holds, each item once.
+def walk(item, kinds, name=""):
+    """(name, item) for every item of some kinds in a layer and all that it holds, each item once.
 
     Args:
         item: a layer; inside of it also a list, a tuple or a dict.
         kinds: a class, or a tuple of classes.
         name: of the item, before the names of what it holds: "layers.0.weight".
+
+    Returns:
+        a list, in which an item stands before what it holds.
 
     >>> from minicnn.core.layers import Dense, Tanh
     >>> class Block(Layer):
@@ -365,21 +377,20 @@ def walk(item, kinds, name="", seen=None):
     >>> [name for name, _ in walk(Block(), Dense)]
     ['branches.left.0', 'branches.right.0']
     """
-    seen = set() if seen is None else seen
-    if id(item) in seen:
-        return
-    seen.add(id(item))
-    if isinstance(item, kinds):
-        yield name, item
-    if isinstance(item, Layer):
-        members = item.members()
-    elif isinstance(item, dict):
-        members = item.items()
-    else:
-        members = enumerate(item) if isinstance(item, (list, tuple)) else ()
-    for key, value in list(members):
-        if isinstance(value, HOLDERS):
-            yield from walk(value, kinds, f"{name}.{key}" if name else str(key), seen)
+    seen, waiting = {}, [(name, item)]
+    while waiting:
+        name, item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen[id(item)] = name, item
+        if isinstance(item, Layer):
+            members = item.members()
+        elif isinstance(item, dict):
+            members = item.items()
+        else:
+            members = enumerate(item) if isinstance(item, (list, tuple)) else ()
+        waiting += reversed([(f"{name}.{key}", value) for key, value in members if isinstance(value, HOLDERS)])
+    return [(name.removeprefix("."), item) for name, item in seen.values() if isinstance(item, kinds)]
 
 
 def kept_arrays(layer):
@@ -430,18 +441,17 @@ def build_layer(layer, input_shape, rng, dtype):
             would draw them again.
     """
     before, attributes = layer.parameters(), dict(vars(layer))
-    request = tuple(input_shape), np.dtype(dtype)
-    shape = tuple(layer.build(request[0], rng, dtype))
-    after = layer.parameters()
+    shape = tuple(layer.build(tuple(input_shape), rng, dtype))
+    built, after = Built(tuple(input_shape), np.dtype(dtype), shape), layer.parameters()
     if any(after.get(name) is not parameter for name, parameter in before.items()):  # a build that makes new ones
         vars(layer).clear()
         vars(layer).update(attributes)
-        if layer._built_for != request:
+        if layer._built != built:
             raise InputError(
                 f"{layer!r} was built before, for inputs of another shape or dtype, and its build makes new "
                 "parameters: the old ones would be lost. Make a new layer, or let its build keep the old parameters"
             )
-    layer._built_for, layer._built_output = request, shape
+    layer._built = built
     for _, inside in walk(layer, Layer):
         if not inside.trainable:
             inside.trainable = False  # its new parameters, too

@@ -18,6 +18,8 @@ from minicnn.core.layer import Layer, build_layer, shape_returned, shared_indepe
 from minicnn.core.layers import Softmax
 from minicnn.core.types import Array, Backward, DType, Shape
 
+REPEATED = {"row", "row_to_logits", "_row_of", "shapes"}  # attributes in which `walk` would find removed layers
+
 
 class Sequential(Layer):
     """Layers in a row. It is a layer itself, and may stand in another Sequential.
@@ -133,8 +135,9 @@ class Sequential(Layer):
         return tuple(input_shape)
 
     def members(self) -> Iterable[tuple[str, Any]]:
-        """(name, layer) of the layers, and the other attributes, for `walk`."""
-        return [*zip(self.names, self.layers, strict=False), *vars(self).items()]
+        """(name, layer) of the layers, and the other attributes but those that repeat the layers of the last build."""
+        others = (item for item in vars(self).items() if item[0] not in REPEATED)
+        return [*zip(self.names, self.layers, strict=False), *others]
 
     @property
     def ends_in_softmax(self) -> bool:

@@ -40,20 +40,19 @@ def apply(optimizer, value, gradients, arguments, scale):
 
 def _update_rows(optimizer, value, dense, low_rank, arguments, scale, rows):
     """Change some rows of a parameter, one cache-sized block at a time."""
-    update = RULES.get(type(optimizer).update)
-    update = optimizer.update if update is None else functools.partial(update, optimizer)
     gradient = rows_of(dense, low_rank, rows)
+    if scale is not None:
+        gradient *= scale
+    rule = RULES.get(type(optimizer).update)
+    update = optimizer.update if rule is None else functools.partial(rule, optimizer)
     if rows is ...:
-        blocks = [(..., gradient)]
-    else:
-        size = 1 + BLOCK_BYTES // max(1, value[0].nbytes)
-        steps = [slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
-        blocks = ((block, gradient[block.start - rows.start : block.stop - rows.start]) for block in steps)
-    for block, g in blocks:
-        if scale is not None:
-            g *= scale
+        update(value, gradient, **arguments)
+        return
+    size = 1 + BLOCK_BYTES // max(1, value[0].nbytes)
+    for start in range(rows.start, rows.stop, size):
+        block = slice(start, min(start + size, rows.stop))
         arrays = {key: item[block] if isinstance(item, np.ndarray) else item for key, item in arguments.items()}
-        update(value[block], g, **arrays)
+        update(value[block], gradient[block.start - rows.start : block.stop - rows.start], **arrays)
 
 
 def _descend(optimizer, value, dense, low_rank, learning_rate, scale):

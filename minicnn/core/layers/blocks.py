@@ -14,7 +14,7 @@ import numpy as np
 
 from minicnn.core import operations
 from minicnn.core.errors import InputError
-from minicnn.core.layer import Layer, build_layer, shared_independence
+from minicnn.core.layer import Built, Layer, build_layer, shared_independence
 from minicnn.core.types import Array, Backward, DType, Shape
 
 
@@ -60,7 +60,7 @@ class Block(Layer):
                 shape = build_layer(layer, shape, rng, dtype)
             shapes.append(shape)
         output_shape = self.combined_shape(shapes)
-        self._built_for, self._built_output = (tuple(input_shape), np.dtype(dtype)), output_shape
+        self._built = Built(tuple(input_shape), np.dtype(dtype), output_shape)
         return output_shape
 
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
