@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import minicnn as mc
+from minicnn.backends.numpy import convolution
 
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -25,6 +26,13 @@ FLAGS = [
 def own_cache(tmp_path, monkeypatch):
     """No test reads or writes the user's caches."""
     monkeypatch.setenv("MINICNN_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def by_tiles(monkeypatch):
+    """No convolution is small enough to be computed with all its columns."""
+    monkeypatch.setattr(convolution, "SMALL", 0)
+    monkeypatch.setattr(convolution, "FEW_POSITIONS", 0)
 
 
 @pytest.fixture

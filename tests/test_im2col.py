@@ -189,6 +189,7 @@ def test_a_kernel_too_large_is_told_with_both_sizes():
         layer.build((1, 6, 8))
 
 
+@pytest.mark.usefixtures("by_tiles")
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("budget", [4 * 1152, 4 * 3000, 4 * 9000])
 def test_a_convolution_in_tiles_is_the_convolution_at_once(budget, groups, monkeypatch, rng):

@@ -11,6 +11,7 @@ from layer_cases import built
 from test_oracles import paddings, sizes
 
 import minicnn as mc
+from minicnn.backends.numpy import convolution
 
 dtypes = st.sampled_from(["float32", "float64"])
 orders = st.sampled_from(["C", "F", "batch innermost", "every second", "backwards"])
@@ -49,11 +50,11 @@ def agree(found, expected, dtype):
 
 @given(
     st.integers(1, 3), st.integers(4, 7), st.integers(4, 7), sizes, sizes, sizes, paddings, st.integers(1, 2),
-    st.integers(1, 2), st.integers(1, 2), dtypes, orders, orders, seeds,
+    st.integers(1, 2), st.integers(1, 2), dtypes, orders, orders, seeds, st.booleans(),
 )  # fmt: skip
 @quickly
 def test_the_backward_pass_of_a_convolution(
-    N, H, W, kernel, stride, dilation, padding, groups, C, F, dtype, one, two, seed
+    N, H, W, kernel, stride, dilation, padding, groups, C, F, dtype, one, two, seed, small
 ):
     """Each product of a weight and a pixel contributes to the gradients of both."""
     dilation = tuple(min(d, 2) for d in dilation)
@@ -66,8 +67,13 @@ def test_the_backward_pass_of_a_convolution(
         seed,
     )
     x = drawn((N, C * groups, H, W), dtype, one, seed)
-    y, backward = layer.forward(x)
-    dy = drawn(y.shape, dtype, two, seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        if not small:
+            patch.setattr(convolution, "SMALL", 0)
+            patch.setattr(convolution, "FEW_POSITIONS", 0)
+        y, backward = layer.forward(x)
+        dy = drawn(y.shape, dtype, two, seed + 1)
+        found = backward(dy)
     weight = layer.weight.value
     (top, _), (left, _) = layer.window.pads(H, W)
     dx, dweight = np.zeros(x.shape), np.zeros(weight.shape)
@@ -79,7 +85,7 @@ def test_the_backward_pass_of_a_convolution(
                 channel = f // F * C + c
                 dx[n, channel, h, w] += weight[f, c, kh, kw] * dy[n, f, oh, ow]
                 dweight[f, c, kh, kw] += x[n, channel, h, w] * dy[n, f, oh, ow]
-    agree(backward(dy), dx, dtype)
+    agree(found, dx, dtype)
     agree(layer.weight.grad, dweight, dtype)
     agree(layer.bias.grad, dy.sum(axis=(0, 2, 3), dtype="float64"), dtype)
 

@@ -8,6 +8,7 @@ import minicnn as mc
 from minicnn.backends.numpy import threads, winograd
 from minicnn.core.layers import convolution_by_loops
 
+pytestmark = pytest.mark.usefixtures("by_tiles")
 rng = np.random.default_rng(0)
 
 

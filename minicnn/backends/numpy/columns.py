@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from minicnn.backends.numpy.layout import aligned_empty, to_copy
+from minicnn.backends.numpy.layout import aligned_empty, batch_first, batch_last, to_copy
 from minicnn.backends.numpy.matmul import PARALLEL_WORK
 from minicnn.backends.numpy.threads import current_chunk, thread_count
 from minicnn.core import im2col
@@ -194,6 +194,42 @@ def tile_columns(image, window, pads, rows, cols):
         strips, shape=(G, OH, KH, *strips.shape[2:]), strides=(group, SH * strip, DH * strip, *inside)
     )
     return stacks.reshape(G, OH, -1, OW * N)
+
+
+def copied_columns(x, window):
+    """The same as `core.im2col`, written by one copy for all taps of the kernel: where there are few numbers, what
+    takes time is the number of calls.
+    """
+    N, C, H, W = x.shape
+    OH, OW = window.output_shape(H, W)
+    image = batch_last(im2col.pad(x, window.pads(H, W)))  # (C, HP, WP, N)
+    channel, row, pixel, number = image.strides
+    taps = np.lib.stride_tricks.as_strided(
+        image,
+        shape=(C, *window.kernel_size, OH, OW, N),
+        strides=(channel, *_times((row, pixel), window.dilation), *_times((row, pixel), window.stride), number),
+    )
+    return taps.reshape(-1, OH * OW * N)
+
+
+def added_columns(columns, shape, window):
+    """The same as `core.col2im`, first along the height and then along the width: KH + KW additions, not KH * KW."""
+    N, C, H, W = shape
+    OH, OW = window.output_shape(H, W)
+    (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
+    (top, bottom), (left, right) = window.pads(H, W)
+    columns = columns.reshape(C, KH, KW, OH, OW, N)
+    strips = np.zeros((C, KW, top + H + bottom, OW, N), dtype=columns.dtype)
+    for kh in range(KH):
+        strips[:, :, pixels_read(kh * DH, SH, OH)] += columns[:, kh]
+    image = np.zeros((C, top + H + bottom, left + W + right, N), dtype=columns.dtype)
+    for kw in range(KW):
+        image[:, :, pixels_read(kw * DW, SW, OW)] += strips[:, kw]
+    return batch_first(image[:, top : top + H, left : left + W])
+
+
+def _times(strides, factors):
+    return [stride * factor for stride, factor in zip(strides, factors, strict=True)]
 
 
 def positions_inside(first, stride, positions, size):
