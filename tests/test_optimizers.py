@@ -93,13 +93,16 @@ def test_ten_steps_by_the_formula(make, formula, backend, rng):
 
 @all_rules
 @pytest.mark.parametrize("has_gemm", [True, False])
-@pytest.mark.parametrize("bytes_at_a_time", [1, 1000, 2**23])
-def test_thin_products_by_blocks_are_the_whole_gradient(make, formula, bytes_at_a_time, has_gemm, rng, monkeypatch):
+@pytest.mark.parametrize(("size", "bytes_at_a_time"), [(0, 1), (0, 1000), (0, 2**23), (10**4, 2**23)])
+def test_thin_products_by_blocks_are_the_whole_gradient(
+    make, formula, size, bytes_at_a_time, has_gemm, rng, monkeypatch
+):
     """A weight of 90 x 110 with factors of 5 columns, and an array added to it besides; with BLAS's own sum, and where
     that BLAS is not found."""
     if not has_gemm:
         monkeypatch.setattr("minicnn.backends.numpy.matmul._blas_gemm", lambda dtype: None)
         monkeypatch.setattr("minicnn.backends.numpy.matmul._blas_axpby", lambda dtype: None)
+    monkeypatch.setattr("minicnn.backends.numpy.updates.PARALLEL_SIZE", size)
     monkeypatch.setattr("minicnn.backends.numpy.updates.PRODUCT_BYTES", bytes_at_a_time)
     monkeypatch.setattr("minicnn.backends.numpy.updates.BLOCK_BYTES", bytes_at_a_time // 2)
     w = rng.normal(size=(90, 110))

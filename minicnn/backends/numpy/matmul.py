@@ -229,7 +229,8 @@ def axpby(alpha, x, beta, y):
     if blas_axpby is not None:
         blas_axpby(alpha, x, beta, y)
         return
-    y *= beta
+    if beta != 1:
+        y *= beta
     y += alpha * x
 
 
