@@ -5,7 +5,6 @@ in is not read again, so a value may contain anything, template names included. 
 `script_data` and `table` return, is put in as it is.
 """
 
-import html
 import json
 import re
 
@@ -81,4 +80,6 @@ def _html(value):
         return value
     if isinstance(value, list):
         return "".join(map(_html, value))
-    return html.escape(visible(str(value)))
+    from html import escape  # here, so that `import minicnn` is quick
+
+    return escape(visible(str(value)))

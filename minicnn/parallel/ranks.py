@@ -16,7 +16,6 @@ import hashlib
 import itertools
 import json
 import os
-import socket
 import sys
 import time
 import traceback
@@ -278,6 +277,8 @@ class Ranks:
 
     def _divide_cores(self):
         """Let the ranks of one machine share its cores, where `MINICNN_THREADS` says nothing: each has as many."""
+        import socket  # here, so that `import minicnn` is quick
+
         cores = (
             sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
         )

@@ -19,7 +19,6 @@ import numpy as np
 from minicnn.core.sequential import Sequential
 from minicnn.core.types import Array, Path
 from minicnn.inspect.explain.collect import collect
-from minicnn.inspect.explain.experiment import Experiment
 from minicnn.markup import Markup, fill, script_data
 from minicnn.storage.files import atomic_write
 
@@ -128,7 +127,8 @@ def live_server(model, image, label=None, *, training=False, invert=False, epoch
     ...     server.address.startswith("http://127.0.0.1:")
     True
     """
-    from minicnn.inspect.explain.live import LiveServer  # here, because it takes 8 ms of `import minicnn`
+    from minicnn.inspect.explain.experiment import Experiment  # here, because they take 10 ms of `import minicnn`
+    from minicnn.inspect.explain.live import LiveServer
 
     return LiveServer(Experiment(model, image, label, None, training, invert, epochs, load), _page, _pack, port)
 
