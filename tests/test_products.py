@@ -17,12 +17,15 @@ def small(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("limit", [0, matmul.LARGE_MATRIX])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "inner", "columns"), [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (1003, 500, 600), (17, 70, 97)]
+    ("rows", "inner", "columns"),
+    [(67, 5000, 32), (300, 1001, 17), (41, 900, 128), (1003, 500, 600), (17, 70, 97), (300, 200, 1), (300, 200, 2)],
 )
-def test_a_large_product(monkeypatch, rows, inner, columns, transposed):
+def test_a_large_product(monkeypatch, rows, inner, columns, transposed, limit):
     monkeypatch.setattr(matmul, "PARALLEL_PRODUCT", 0)
+    monkeypatch.setattr(matmul, "LARGE_MATRIX", limit)
     a = rng.normal(size=(rows, inner)).astype("float32")
     if transposed:
         a = np.asfortranarray(a)

@@ -28,7 +28,7 @@ from minicnn.core.window import Window
 
 ONE_PIXEL = Window(1)
 SMALL = 5 * 2**16  # bytes of all columns of a convolution up to which they are written
-FEW_POSITIONS = 2**8  # of the window over the batch up to which they are in any case
+FEW_POSITIONS = 400  # of the window over the batch up to which they are in any case
 FLIPPED_WORK = 2**27  # multiply-adds from which the gradient of the images of a batch is a convolution in any case
 PHASES_WORK = 2**23  # and from which it is four of them at a stride of 2
 

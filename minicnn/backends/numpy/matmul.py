@@ -43,14 +43,14 @@ def parallel_matmul(a, b, out=None):
     64 columns only a large matrix gains, whose rows are contiguous: one that the cache keeps, (1024, 1024), takes 2.2
     ms so with 128 columns, and 1.8 in halves.
     """
-    if a.size * b.shape[1] < PARALLEL_PRODUCT:
+    if a.size * max(b.shape[1], 8) < PARALLEL_PRODUCT:  # to read a matrix takes as long as to multiply 8 columns
         return np.matmul(a, b, out=out)
     if out is None:
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
     N = b.shape[1]
     width = largest_divisor(N, limit=64)
-    gains = width == N or (a.nbytes >= LARGE_MATRIX and a.flags.c_contiguous)
-    if blas_multiplies_small() and gains and (width >= 8 or not a.flags.c_contiguous):
+    gains = width >= 8 and (width == N or a.nbytes >= LARGE_MATRIX) if a.flags.c_contiguous else width == N > 1
+    if blas_multiplies_small() and gains:
         pieces = np.ascontiguousarray(b.reshape(len(b), -1, width).swapaxes(0, 1))  # (N / width, inner, width)
         rows = 8 if a.flags.c_contiguous else 32
         parallel_map(lambda block: _in_small_products(a[block], pieces, out[block], rows), per_core_slices(len(a)))
