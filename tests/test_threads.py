@@ -16,6 +16,7 @@ from minicnn.backends.numpy.threads import (
     current_chunk,
     exchange,
     parallel_map,
+    shared_slices,
     single_threaded_blas,
     thread_count,
 )
@@ -75,10 +76,22 @@ def test_chunks_of_a_batch_are_the_batch(count, rng):
 def test_parts_cover_everything_once():
     for length in range(50):
         for size in (1, 3, 7, 100):
-            cut = chunk_slices(length, size)
-            assert [i for part in cut for i in range(part.start, part.stop)] == list(range(length))
-            sizes = [part.stop - part.start for part in cut]
-            assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+            for cut in (chunk_slices(length, size), shared_slices(length, size)):
+                assert [i for part in cut for i in range(part.start, part.stop)] == list(range(length))
+                sizes = [part.stop - part.start for part in cut]
+                assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 6, 8, 64])
+def test_no_core_has_more_chunks_of_a_batch_than_another(cores, monkeypatch):
+    """Eight chunks of 64 images would be two for two of six cores, and one for the others."""
+    monkeypatch.setenv("MINICNN_THREADS", str(cores))
+    for length in (1, 32, 100, 160, 512, 1000):
+        cut = shared_slices(length, 64)
+        turns = [cut[core::cores] for core in range(min(cores, len(cut)))]
+        images = [sum(part.stop - part.start for part in turn) for turn in turns]
+        assert len({len(turn) for turn in turns}) == 1
+        assert max(images) - min(images) <= len(turns[0])
 
 
 def test_an_error_in_a_thread_comes_out_and_the_threads_go_on():

@@ -24,6 +24,7 @@ from minicnn.backends.numpy.threads import (
     current_chunk,
     exchange,
     parallel_map,
+    shared_slices,
     single_threaded_blas,
     thread_count,
     tune_malloc,
@@ -200,7 +201,7 @@ class NumpyOperations(Operations):
         smallest = half if half * work >= MUCH_WORK else SMALLEST_CHUNK
         per_core = max(-(-N // cores), smallest)
         limit = LARGEST_CHUNK if largest < LARGE_IMAGE else LARGEST_CHUNK // 2
-        one_each, chunks = chunk_slices(N, per_core), chunk_slices(N, min(per_core, limit))
+        one_each, chunks = chunk_slices(N, per_core), shared_slices(N, min(per_core, limit))
         if N * work < PARALLEL_WORK or len(chunks) < 2 or current_chunk() is not None or _is_divided(layers, x):
             return [(layers, None, False)]
         segments = []

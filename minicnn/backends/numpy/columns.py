@@ -10,14 +10,13 @@ The rows of these columns are in the order kh, c, kw, and not c, kh, kw as in
 `im2col`: only so do the strips of one window follow each other in memory.
 """
 
-import itertools
 import math
 
 import numpy as np
 
 from minicnn.backends.numpy.layout import aligned_empty, batch_first, batch_last, to_copy
 from minicnn.backends.numpy.matmul import PARALLEL_WORK
-from minicnn.backends.numpy.threads import current_chunk, thread_count
+from minicnn.backends.numpy.threads import current_chunk, even_slices, thread_count
 from minicnn.core import im2col
 from minicnn.core.errors import InputError
 from minicnn.core.window import pixels_read
@@ -125,19 +124,16 @@ def _for_all_cores(tiles):
     """
     cores, OH = thread_count(), tiles[-1][0].stop
     if max(cores, len(tiles)) <= OH:
-        return [(rows, tiles[0][1]) for rows in _cut(slice(0, OH), -(-len(tiles) // cores) * cores)]
+        return [(rows, tiles[0][1]) for rows in even_slices(OH, -(-len(tiles) // cores) * cores)]
     if len(tiles) >= cores:
         return tiles
     return [(rows, piece) for rows, cols in tiles for piece in _cut(cols, cores)]
 
 
 def _cut(whole, count):
-    """A slice cut into this many at most, the longer ones first: so cores that take them in turns end together."""
-    length = whole.stop - whole.start
-    count = min(count, length)
-    size, longer = divmod(length, count)
-    edges = [whole.start + index * size + min(index, longer) for index in range(count + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+    """A slice cut into this many at most."""
+    pieces = even_slices(whole.stop - whole.start, count)
+    return [slice(whole.start + piece.start, whole.start + piece.stop) for piece in pieces]
 
 
 def _slices_of(length, size):

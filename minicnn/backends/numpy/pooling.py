@@ -14,7 +14,7 @@ import numpy as np
 
 from minicnn.backends.numpy.layout import batch_first, batch_innermost, batch_last, pixels, small_buffers
 from minicnn.backends.numpy.matmul import mean_of_images
-from minicnn.backends.numpy.threads import chunk_slices, is_kept, parallel_map
+from minicnn.backends.numpy.threads import is_kept, parallel_map, shared_slices
 from minicnn.core.im2col import pad
 
 BLOCK = 2**21  # bytes of the channels that are pooled at a time: the arrays beside them fit into the cache, too
@@ -187,7 +187,7 @@ def _taps(window, OH, OW):
 
 def _blocks(image):
     """Channels whose pixels take no more than `BLOCK` bytes, as slices."""
-    return chunk_slices(len(image), max(1, BLOCK // max(1, image[:1].nbytes)))
+    return shared_slices(len(image), max(1, BLOCK // max(1, image[:1].nbytes)))
 
 
 def average_pool(x, window, count_padding):

@@ -59,11 +59,30 @@ def chunk_slices(length, size):
     """Cut `range(length)` into slices of about the same length, none longer than `size`.
 
     >>> chunk_slices(100, size=40)
-    [slice(0, 33, None), slice(33, 66, None), slice(66, 100, None)]
+    [slice(0, 34, None), slice(34, 67, None), slice(67, 100, None)]
     """
-    count = max(1, -(-length // size))
-    edges = [length * i // count for i in range(count + 1)]
+    return even_slices(length, -(-length // size))
+
+
+def even_slices(length, count):
+    """Cut `range(length)` into this many slices, if it is as long, the longer ones first.
+
+    So cores that take them in turns end together: of 4, 4, 3 and 3 each of two has 7.
+    """
+    count = max(1, min(count, length))
+    size, longer = divmod(length, count)
+    edges = [index * size + min(index, longer) for index in range(count + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def shared_slices(length, size):
+    """As `chunk_slices`; where there are more slices than cores, each core has as many.
+
+    >>> len(shared_slices(12 * thread_count() + 1, size=12)) == 2 * thread_count()
+    True
+    """
+    count, cores = -(-length // size), thread_count()
+    return even_slices(length, count if count <= cores else -(-count // cores) * cores)
 
 
 def per_core_slices(length):
