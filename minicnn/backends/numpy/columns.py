@@ -4,9 +4,10 @@
 is copied only KW times, into a strip, and neighbouring rows of the output
 share their strips in memory. Padding is written into the strips alone. Large
 outputs are computed in tiles, so that the columns stay small whatever the
-batch and the image.
+batch and the image. Only few columns are all written, by one copy: see
+`copied_columns`.
 
-The rows of these columns are in the order kh, c, kw, and not c, kh, kw as in
+The rows of the columns of a tile are in the order kh, c, kw, and not c, kh, kw as in
 `im2col`: only so do the strips of one window follow each other in memory.
 """
 
