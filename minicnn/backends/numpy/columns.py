@@ -7,8 +7,8 @@ outputs are computed in tiles, so that the columns stay small whatever the
 batch and the image. Only few columns are all written, by one copy: see
 `copied_columns`.
 
-The rows of the columns of a tile are in the order kh, c, kw, and not c, kh, kw as in
-`im2col`: only so do the strips of one window follow each other in memory.
+The rows of a tile's columns are in the order kh, c, kw, and not c, kh, kw as
+in `im2col`: only so do the strips of one window follow each other in memory.
 """
 
 import math
@@ -193,9 +193,10 @@ def tile_columns(image, window, pads, rows, cols):
     return stacks.reshape(G, OH, -1, OW * N)
 
 
-def copied_columns(x, window):
-    """The same as `core.im2col`, written by one copy for all taps of the kernel: where there are few numbers, what
-    takes time is the number of calls.
+def copied_columns(x, window, groups):
+    """The same as `core.im2col`, for each group of channels, written by one copy for all taps of the kernel.
+
+    Where there are few numbers it is the calls that take time.
     """
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
@@ -206,7 +207,7 @@ def copied_columns(x, window):
         shape=(C, *window.kernel_size, OH, OW, N),
         strides=(channel, *_times((row, pixel), window.dilation), *_times((row, pixel), window.stride), number),
     )
-    return taps.reshape(-1, OH * OW * N)
+    return taps.reshape(groups, -1, OH * OW * N)
 
 
 def added_columns(columns, shape, window):

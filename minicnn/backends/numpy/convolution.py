@@ -63,7 +63,7 @@ def _convolve_small(x, weight, window, groups):
     """
     F = len(weight)
     kernels = weight.reshape(groups, F // groups, -1)  # (G, F/G, C/G*KH*KW)
-    columns = copied_columns(x, window).reshape(groups, kernels.shape[2], -1)
+    columns = copied_columns(x, window, groups)  # (G, C/G*KH*KW, OH*OW*N)
     y = _products(kernels, columns).reshape(F, *window.output_shape(*x.shape[2:]), len(x))
     kept = columns if is_kept(columns.nbytes) else None
 
@@ -71,7 +71,7 @@ def _convolve_small(x, weight, window, groups):
         return batch_last(dy).reshape(groups, F // groups, -1)
 
     def to_weight(dy):
-        columns = copied_columns(x, window).reshape(groups, kernels.shape[2], -1) if kept is None else kept
+        columns = copied_columns(x, window, groups) if kept is None else kept
         # columns @ dY.T, transposed: BLAS needs half the time so
         return _products(columns, to_rows(dy).swapaxes(1, 2)).swapaxes(1, 2).reshape(weight.shape)
 

@@ -26,11 +26,9 @@ PARALLEL_WORK = 2**25  # multiply-adds from which it pays to divide the work amo
 PARALLEL_PRODUCT = 25 * 10**6  # of one product of a matrix: a step of 784-1024-1024-10 units takes 5 % less time so
 SMALL_PRODUCT = 10**6  # multiply-adds up to which BLAS multiplies small matrices, where `blas_multiplies_small`
 THIN = 96  # columns up to which the second factor of `batched_matmul_sum` is transposed
-CACHE_BYTES = (
-    2**16
-)  # two of a processor's first caches: where this divides the distance of so many lines they do not fit
+CACHE_BYTES = 2**16  # two of a processor's first caches: where it divides the distance of so many lines they do not fit
 AXPBY_SIZE = 2**12  # numbers from which a call of BLAS takes less time than three of NumPy
-LARGE_MATRIX = 2**25  # bytes from which one is multiplied with many columns in small products, too
+LARGE_MATRIX = 2**23  # bytes from which one is multiplied in small products; with 128 columns four times as many
 ROWS_IN_CACHE = 480  # of a large matrix that are multiplied with all columns before the next are read
 PRODUCT_BYTES = 2**23  # of a product computed at a time: large enough for BLAS, and still in the cache
 
@@ -39,9 +37,8 @@ def parallel_matmul(a, b, out=None):
     """`a @ b`; where it is large, the rows of `a` are divided among the cores.
 
     A product of (5000, 25088) and (25088, 32) takes 64 ms so, and 80 ms with BLAS's own threads. Cut into small
-    products it takes 41, with 128 columns 150 instead of 184, and with 512 columns 609 instead of 639. From more than
-    64 columns only a large matrix gains, whose rows are contiguous: one that the cache keeps, (1024, 1024), takes 2.2
-    ms so with 128 columns, and 1.8 in halves.
+    products it takes 41, with 128 columns 150 instead of 184. A matrix that the cache keeps does not gain, nor one of
+    more columns: (1024, 1024) by (1024, 128) takes 2.2 ms so, and 1.8 in halves.
     """
     if a.size * max(b.shape[1], 8) < PARALLEL_PRODUCT:  # to read a matrix takes as long as to multiply 8 columns
         return np.matmul(a, b, out=out)
@@ -49,8 +46,8 @@ def parallel_matmul(a, b, out=None):
         out = np.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
     N = b.shape[1]
     width = largest_divisor(N, limit=64)
-    gains = width >= 8 and (width == N or a.nbytes >= LARGE_MATRIX) if a.flags.c_contiguous else width == N > 1
-    if blas_multiplies_small() and gains:
+    is_large = a.nbytes >= LARGE_MATRIX * max(1, N / 64) ** 2
+    if blas_multiplies_small() and (width >= 8 and is_large if a.flags.c_contiguous else width == N > 1):
         pieces = np.ascontiguousarray(b.reshape(len(b), -1, width).swapaxes(0, 1))  # (N / width, inner, width)
         rows = 8 if a.flags.c_contiguous else 32
         parallel_map(lambda block: _in_small_products(a[block], pieces, out[block], rows), per_core_slices(len(a)))
