@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+# Where the tests are a background job of a shell, Ctrl-C is ignored, and the programs that they interrupt would go on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
