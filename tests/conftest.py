@@ -35,8 +35,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def by_tiles(monkeypatch):
     """No convolution is small enough to be computed with all its columns."""
-    monkeypatch.setattr(convolution, "SMALL", 0)
-    monkeypatch.setattr(convolution, "FEW_POSITIONS", 0)
+    monkeypatch.setattr(convolution, "is_small", lambda *_: False)
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def test_a_large_product(monkeypatch, rows, inner, columns, transposed, limit):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("limit", [0, matmul.PARALLEL_PRODUCT])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(300, 32, 784), (128, 100, 256), (3, 500, 1000), (9, 1, 5)])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(300, 32, 784), (128, 100, 256), (3, 500, 1000), (9, 2, 5), (9, 1, 5)]
+)
 def test_the_gradient_of_a_dense_weight(monkeypatch, rows, inner, columns, transposed, limit):
     monkeypatch.setattr(matmul, "PARALLEL_PRODUCT", limit)
     a, b = (rng.normal(size=shape).astype("float32") for shape in ((rows, inner), (inner, columns)))

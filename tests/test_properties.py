@@ -68,9 +68,7 @@ def test_the_backward_pass_of_a_convolution(
     )
     x = drawn((N, C * groups, H, W), dtype, one, seed)
     with pytest.MonkeyPatch.context() as patch:
-        if not small:
-            patch.setattr(convolution, "SMALL", 0)
-            patch.setattr(convolution, "FEW_POSITIONS", 0)
+        patch.setattr(convolution, "is_small", lambda *_: small)
         y, backward = layer.forward(x)
         dy = drawn(y.shape, dtype, two, seed + 1)
         found = backward(dy)

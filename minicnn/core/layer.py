@@ -80,7 +80,7 @@ class Layer(Configured):
     independent_samples: bool | str = False
 
     _trainable = True
-    _built: "Built | None" = None
+    _built: Built | None = None
 
     def build(self, input_shape: Shape, rng: np.random.Generator | None = None, dtype: DType = "float32") -> Shape:
         """Validate the input's shape, make the parameters, and return the output's shape.

@@ -200,12 +200,13 @@ def copied_columns(x, window, groups):
     """
     N, C, H, W = x.shape
     OH, OW = window.output_shape(H, W)
+    (SH, SW), (DH, DW) = window.stride, window.dilation
     image = batch_last(im2col.pad(x, window.pads(H, W)))  # (C, HP, WP, N)
     channel, row, pixel, number = image.strides
     taps = np.lib.stride_tricks.as_strided(
         image,
         shape=(C, *window.kernel_size, OH, OW, N),
-        strides=(channel, *_times((row, pixel), window.dilation), *_times((row, pixel), window.stride), number),
+        strides=(channel, DH * row, DW * pixel, SH * row, SW * pixel, number),
     )
     return taps.reshape(groups, -1, OH * OW * N)
 
@@ -224,10 +225,6 @@ def added_columns(columns, shape, window):
     for kw in range(KW):
         image[:, :, pixels_read(kw * DW, SW, OW)] += strips[:, kw]
     return batch_first(image[:, top : top + H, left : left + W])
-
-
-def _times(strides, factors):
-    return [stride * factor for stride, factor in zip(strides, factors, strict=True)]
 
 
 def positions_inside(first, stride, positions, size):

@@ -47,7 +47,9 @@ def parallel_matmul(a, b, out=None):
     N = b.shape[1]
     width = largest_divisor(N, limit=64)
     is_large = a.nbytes >= LARGE_MATRIX * max(1, N / 64) ** 2
-    if blas_multiplies_small() and (width >= 8 and is_large if a.flags.c_contiguous else width == N > 1):
+    # a transposed matrix gains only from few columns, and one column is fastest in halves
+    gains = width >= 8 and is_large if a.flags.c_contiguous else width == N > 1
+    if blas_multiplies_small() and gains:
         pieces = np.ascontiguousarray(b.reshape(len(b), -1, width).swapaxes(0, 1))  # (N / width, inner, width)
         rows = 8 if a.flags.c_contiguous else 32
         parallel_map(lambda block: _in_small_products(a[block], pieces, out[block], rows), per_core_slices(len(a)))
@@ -161,8 +163,8 @@ def _small_width(rows, inner, columns):
     """How many columns of a product of (rows, inner) and (inner, columns) make a piece; all of them if none pays.
 
     BLAS multiplies 64 columns at a time, or else 32: a kernel of 3x3 from 32 to 32 channels takes 0.31 ms for 16 images
-    of 14x14 in pieces of 32 columns, and 0.45 uncut. To cut the rows as well, or more rows into pieces of 32 columns,
-    takes up to a third longer than uncut.
+    of 14x14 in pieces of 32 columns, and 0.45 uncut. To cut the rows as well, or more than 64 rows into pieces of 32
+    columns, takes up to a third longer than uncut.
     """
     widths = (columns, 128, 64, 96, *((32, 112, 80, 48) if rows <= 64 else ()))
     return next((w for w in widths if columns % w == 0 and rows * inner * w <= SMALL_PRODUCT), columns)

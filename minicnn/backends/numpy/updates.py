@@ -14,7 +14,7 @@ import numpy as np
 
 from minicnn.backends.numpy.gradients import merge, rows_of
 from minicnn.backends.numpy.matmul import PRODUCT_BYTES, axpby, gemm
-from minicnn.backends.numpy.threads import chunk_slices, parallel_map, thread_count
+from minicnn.backends.numpy.threads import parallel_map, shared_slices, thread_count
 from minicnn.core.optimizers import SGD, Adam
 
 PARALLEL_SIZE = 2**18  # numbers of a weight from which it pays to divide them among the cores
@@ -33,17 +33,23 @@ def apply(optimizer, value, gradients, arguments, scale):
         _update_rows(optimizer, value, dense, low_rank, arguments, scale, ...)
         return
     size = min(1 + PRODUCT_BYTES // max(1, value[0].nbytes), -(-len(value) // thread_count()))
-    slices = chunk_slices(len(value), size)
+    slices = shared_slices(len(value), size)
     parallel_map(functools.partial(_update_rows, optimizer, value, dense, low_rank, arguments, scale), slices)
 
 
 def _update_rows(optimizer, value, dense, low_rank, arguments, scale, rows):
     """Change some rows of a parameter, one cache-sized block at a time."""
     gradient = rows_of(dense, low_rank, rows)
-    if scale is not None:
-        gradient *= scale
     rule = RULES.get(type(optimizer).update)
-    update = optimizer.update if rule is None else functools.partial(rule, optimizer)
+
+    def update(w, g, **others):
+        if scale is not None:
+            g *= scale
+        if rule is None:
+            optimizer.update(w, g, **others)
+        else:
+            rule(optimizer, w, g, **others)
+
     if rows is ...:
         update(value, gradient, **arguments)
         return
