@@ -73,7 +73,8 @@ def test_stacks(rows, inner, columns, groups, count):
     np.testing.assert_allclose(out, expected, rtol=0, atol=atol)
 
 
-SUMS = [(*shape, 2, 3) for shape in [(64, 32, 512), (150, 16, 160), (576, 64, 256), (96, 96, 64), (128, 97, 1024)]]
+SHAPES = [(64, 32, 512), (150, 16, 160), (149, 16, 640), (400, 48, 1024), (576, 64, 256), (96, 96, 64), (128, 97, 1024)]
+SUMS = [(*shape, 2, 3) for shape in SHAPES]
 
 
 @pytest.mark.usefixtures("small")
