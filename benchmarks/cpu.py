@@ -35,8 +35,6 @@ NETS = (*GROUPS["lab"], *GROUPS["beyond"])
 #: Who computes what only some do.
 ONLY = {net: (OURS, "plain", "floor", "pytorch", "pytorch_channels_last") for net in GROUPS["beyond"]}
 ONLY[CONV64] += ("jax",)
-for pool in ("max_pool3", "max_pool2"):  # without a matrix product
-    ONLY[pool] = (OURS, "plain", "pytorch", "pytorch_channels_last")
 WITH_FIT = (OURS, "plain", "pytorch", "pytorch_channels_last", "jax", "keras")
 SLOW = 4.0  # seconds; a contender whose turn takes longer leaves out the next round, except ours and PyTorch
 LOSS_STEPS = 3

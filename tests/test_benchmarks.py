@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from mpiexec import NEEDED
 
+from minicnn.core.operations import Operations
+from minicnn.core.window import Window
+
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 TINY = "--threads=1 --rounds=1 --seconds=0.01 --turn=0.01 --patience=0 --images=32"
 
@@ -42,6 +45,22 @@ def test_one_convolution_is_compared_with_the_plain_backend(tmp_path):
     assert list(measured) == ["ours", "plain"]
     assert measured["plain"]["agrees"] is True
     assert "| plain " in text
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1)])
+def test_the_floor_of_max_pooling_is_max_pooling(monkeypatch, size, stride):
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent))
+    from benchmarks.contenders import floor
+
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, 9, 12, 2))
+    expected, to_input = Operations().max_pool(image.transpose(3, 0, 1, 2), Window(size, stride=stride))
+    dy = rng.normal(size=(*expected.shape[1:], 2))
+    forward, backward, y, dx = floor.max_pool(image, dy, size, stride)
+    for calls in (forward, backward):
+        floor.Passes(calls, channels=2).compute()
+    np.testing.assert_array_equal(y.transpose(3, 0, 1, 2), expected)
+    np.testing.assert_allclose(dx.transpose(3, 0, 1, 2), to_input(dy.transpose(3, 0, 1, 2)), rtol=0, atol=1e-12)
 
 
 def test_the_plain_contender_uses_the_plain_backend(tmp_path):

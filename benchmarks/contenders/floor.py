@@ -1,6 +1,7 @@
 """The limit: the network's matrix products alone, on NumPy's BLAS, and Adam's passes over memory.
 
 Every buffer is allocated before. No columns are built, no activation is computed, no other optimizer changes a weight.
+Max pooling alone, which has no product, is NumPy's calls along one axis after the other.
 Each product is computed in the way that was measured to be fastest: directly or transposed (`(B.T @ A.T).T`), with BLAS
 on all cores or on one; or all of them by `parallel_matmul` of minicnn's numpy backend, which divides them among the
 cores in pieces. Adam needs seven calls for each weight, on all cores where it is large.
@@ -13,8 +14,9 @@ import numpy as np
 import threadpoolctl
 
 from benchmarks.contenders.case import LAYERS, NETWORKS, shapes
+from minicnn.backends.numpy.layout import small_buffers
 from minicnn.backends.numpy.matmul import parallel_matmul
-from minicnn.backends.numpy.threads import parallel_map, per_core_slices
+from minicnn.backends.numpy.threads import parallel_map, per_core_slices, shared_slices, thread_count
 from minicnn.backends.numpy.updates import PARALLEL_SIZE, RULES
 from minicnn.core.optimizers import Adam
 
@@ -52,6 +54,59 @@ class Update:
     def step(self, rows):
         w, g, m, v = (array[rows] for array in (self.weight, self.gradient, self.mean, self.square))
         RULES[Adam.update](ADAM, w, g, t=1, learning_rate=0.001, m=m, v=v)
+
+
+@dataclasses.dataclass
+class Passes:
+    """Calls of NumPy, (function, arrays, out), on some channels at a time, on all cores."""
+
+    calls: list
+    channels: int
+    threads: int = 1  # of BLAS
+
+    def compute(self):
+        count = len(self.calls[0][2])
+        with small_buffers():
+            parallel_map(self.on_channels, shared_slices(count, min(self.channels, -(-count // thread_count()))))
+
+    def on_channels(self, part):
+        for function, arrays, out in self.calls:
+            function(*(array[part] for array in arrays), out=out[part])
+
+
+def max_pool(image, dy, size, stride):
+    """NumPy's calls for max pooling without padding, of arrays (C, H, W, N).
+
+    Forward along each axis a maximum for every tap of the window but the first. Backward for each of these the
+    comparison, the share of the gradient that goes to the tap's pixels, and the rest; every share is written, or added
+    where a later tap has written.
+
+    Returns:
+        (forward, backward, y, dx): two lists of calls, and the arrays in which the results are then.
+    """
+    forward, compare, shares = [], [], []
+    dimage = dx = np.zeros_like(image)
+    for axis in (2, 1):
+        positions = (image.shape[axis] - size) // stride + 1
+        stops = [tap + stride * (positions - 1) + 1 for tap in range(size)]
+        taps = [(slice(None),) * axis + (slice(tap, stop, stride),) for tap, stop in enumerate(stops)]
+        pixels, targets = [image[tap] for tap in taps], [dimage[tap] for tap in taps]
+        largest, rest, share = (np.zeros(pixels[0].shape, image.dtype) for _ in range(3))
+        gradient, calls = dy if axis == 1 else np.zeros_like(largest), []
+        for tap in range(1, size):
+            forward.append((np.maximum, [pixels[tap], largest if tap > 1 else pixels[0]], largest))
+        for tap in reversed(range(size)):
+            left = gradient if tap == size - 1 else rest
+            if tap > 0:
+                mask = np.zeros(left.shape, bool)
+                compare.append((np.equal, [pixels[tap], largest], mask))
+                calls += [(np.multiply, [left, mask], share), (np.subtract, [left, share], rest)]
+            target, written = targets[tap], share if tap > 0 else left
+            is_written = tap + stride < size  # by a later tap
+            calls.append((np.add, [target, written], target) if is_written else (np.positive, [written], target))
+        shares = calls + shares
+        image, dimage = largest, gradient
+    return forward, compare + shares, image, dx
 
 
 def conv(N, C, F, size, out):
@@ -116,6 +171,9 @@ class Floor:
         self.set_threads = [library.set_num_threads for library in blas]
         self.threads = case.threads
         self.note = "matrix products, Adam" if case.uses_adam else "matrix products only"
+        if case.net.startswith("max_pool"):
+            self.plan_max_pool(case, **LAYERS[case.net][2][1])
+            return
         plans = {"by BLAS": ([], []), "in pieces": ([], [])}
         for index, (rows, inner, columns) in enumerate(products(case)):
             weight = np.full((rows, inner), 0.01, np.float32)
@@ -136,6 +194,16 @@ class Floor:
                     backward.append(Update(own, gradient, np.zeros_like(own), np.zeros_like(own)))
         # BLAS's threads go on spinning for a while and take the cores from other threads: so one plan for all products
         self.forward, self.backward = min(plans.values(), key=lambda plan: self.time(plan[0] + plan[1]))
+
+    def plan_max_pool(self, case, size, stride):
+        self.note = "NumPy's calls along each axis"
+        output = shapes(case.shape, [LAYERS[case.net][2]])[-1]
+        image, dy = (np.full((*shape, case.batch), 0.01, np.float32) for shape in (case.shape, output))
+        *plans, _, _ = max_pool(image, dy, size, stride)
+        self.forward, self.backward = (
+            [min((Passes(calls, channels) for channels in (1, 2, 4, 8, 16, 32)), key=lambda call: self.time([call]))]
+            for calls in plans
+        )
 
     def fastest(self, a, b, out):
         """The fastest way to compute `a @ b` with BLAS."""
