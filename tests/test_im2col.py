@@ -120,7 +120,7 @@ def test_the_columns_of_a_tile_are_those_of_im2col(window, groups, rng):
     )
     for rows, cols in ((slice(0, OH), slice(0, OW)), (slice(OH - 2, OH), slice(1, OW - 1))):
         columns = tile_columns(image, window, window.pads(7, 9), rows, cols)
-        part = expected[..., rows, cols, :].transpose(0, 4, 2, 1, 3, 5, 6)  # (G, rows, KH, C/G, KW, cols, N)
+        part = expected[..., rows, cols, :].transpose(0, 4, 2, 3, 1, 5, 6)  # (G, rows, KH, KW, C/G, cols, N)
         np.testing.assert_array_equal(columns, part.reshape(columns.shape))
         votes, back = rng.normal(size=columns.shape), np.zeros(padded.shape)
         add_tile_columns(votes, back, window, rows, cols)

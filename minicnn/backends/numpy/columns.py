@@ -7,8 +7,9 @@ outputs are computed in tiles, so that the columns stay small whatever the
 batch and the image. Only few columns are all written, by one copy: see
 `copied_columns`.
 
-The rows of a tile's columns are in the order kh, c, kw, and not c, kh, kw as
-in `im2col`: only so do the strips of one window follow each other in memory.
+The rows of a tile's columns are in the order kh, kw, c, and not c, kh, kw as
+in `im2col`: only so do the strips of one window follow each other in memory,
+and the kernels are copied to that order fastest, by complete rows of channels.
 """
 
 import math
@@ -157,7 +158,7 @@ def tile_columns(image, window, pads, rows, cols):
         rows, cols: slices of the output's height and width.
 
     Returns:
-        (G, rows, KH * C * KW, cols * N), a view of overlapping memory that must not be written into; a copy where
+        (G, rows, KH * KW * C, cols * N), a view of overlapping memory that must not be written into; a copy where
         dilation separates the strips of a window.
 
     Source: Cho & Brand, "MEC: memory-efficient convolution for deep neural network", 2017.
@@ -171,7 +172,7 @@ def tile_columns(image, window, pads, rows, cols):
     if KW == SW == 1 and pads == NO_PADS:
         strips = image[:, read, :, cols]
     else:
-        strips = aligned_empty((G, read.stop - read.start, C, KW, OW, N), dtype=image.dtype)
+        strips = aligned_empty((G, read.stop - read.start, KW, C, OW, N), dtype=image.dtype)
         inside, pixel_rows = positions_inside(read.start - top, 1, read.stop - read.start, H)
         shifted = strips[:, inside]
         if shifted.shape[1] < strips.shape[1]:
@@ -180,12 +181,12 @@ def tile_columns(image, window, pads, rows, cols):
         source, target = to_copy(image, shifted) if SW > 1 else (image, shifted)
         for kw in range(KW):
             positions, pixel_cols = positions_inside(cols.start * SW + kw * DW - left, SW, OW, W)
-            target[:, :, :, kw, positions] = source[:, pixel_rows, :, pixel_cols]
+            target[:, :, kw, :, positions] = source[:, pixel_rows, :, pixel_cols]
             if positions.start > 0:
-                shifted[:, :, :, kw, : positions.start] = 0
+                shifted[:, :, kw, :, : positions.start] = 0
             if positions.stop < OW:
-                shifted[:, :, :, kw, positions.stop :] = 0
-    strips = strips.reshape(G, -1, C * KW, OW * N)
+                shifted[:, :, kw, :, positions.stop :] = 0
+    strips = strips.reshape(G, -1, KW * C, OW * N)
     group, strip, *inside = strips.strides
     stacks = np.lib.stride_tricks.as_strided(
         strips, shape=(G, OH, KH, *strips.shape[2:]), strides=(group, SH * strip, DH * strip, *inside)
@@ -246,16 +247,16 @@ def add_tile_columns(columns, image, window, rows, cols):
     G, C, _, _, N = image.shape
     (KH, KW), (SH, SW), (DH, DW) = window.kernel_size, window.stride, window.dilation
     OH, OW = rows.stop - rows.start, cols.stop - cols.start
-    stacks = columns.reshape(G, OH, KH, C, KW, OW * N)
+    stacks = columns.reshape(G, OH, KH, KW, C, OW * N)
     image_rows = image.transpose(0, 2, 1, 3, 4)[:, rows_read(window, rows)]  # (G, S, C, WP, N)
-    strips = np.zeros((G, image_rows.shape[1], C, KW, OW * N), dtype=columns.dtype)
+    strips = np.zeros((G, image_rows.shape[1], KW, C, OW * N), dtype=columns.dtype)
     for kh in range(KH):
         strips_read = strips[:, pixels_read(kh * DH, SH, OH)]
         strips_read += stacks[:, :, kh]
     strips = strips.reshape(*strips.shape[:4], OW, N)
     for kw in range(KW):
         pixels = image_rows[:, :, :, pixels_read(cols.start * SW + kw * DW, SW, OW)]
-        pixels += strips[:, :, :, kw]
+        pixels += strips[:, :, kw]
 
 
 def rows_read(window, rows):
