@@ -171,8 +171,9 @@ class Floor:
         self.set_threads = [library.set_num_threads for library in blas]
         self.threads = case.threads
         self.note = "matrix products, Adam" if case.uses_adam else "matrix products only"
-        if case.net.startswith("max_pool"):
-            self.plan_max_pool(case, **LAYERS[case.net][2][1])
+        kind, options = LAYERS[case.net][2] if case.is_layer else (None, {})
+        if kind == "max_pool":
+            self.plan_max_pool(case, **options)
             return
         plans = {"by BLAS": ([], []), "in pieces": ([], [])}
         for index, (rows, inner, columns) in enumerate(products(case)):

@@ -132,10 +132,10 @@ def batched_matmul_sum(a, b):
     height, width = rows, inner
     if blas_multiplies_small():
         divisor = largest_divisor(rows, limit=32)
-        height = divisor if divisor >= 12 else rows
-        width = largest_divisor(inner, limit=max(1, SMALL_PRODUCT // (height * columns)))
-        if width < 64:
-            height, width = rows, inner
+        thin = divisor if divisor >= 12 else rows
+        short = largest_divisor(inner, limit=max(1, SMALL_PRODUCT // (thin * columns)))
+        if short >= 64:
+            height, width = thin, short
     pieces = a.reshape(*a.shape[:2], rows // height, height, inner // width, width).swapaxes(3, 4)
     products = pieces @ _transposed(b).reshape(*a.shape[:2], 1, inner // width, width, columns)
     return products.sum(axis=(1, 3)).reshape(len(a), rows, columns)
